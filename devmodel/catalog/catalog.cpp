@@ -1,0 +1,3 @@
+namespace airlock::catalog
+{
+} // namespace airlock::catalog

@@ -1,0 +1,3 @@
+namespace airlock::handover
+{
+} // namespace airlock::handover
