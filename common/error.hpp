@@ -20,6 +20,28 @@ class Error : public std::runtime_error
     using std::runtime_error::runtime_error;
 };
 
+/** A system call failed: `what` with the text of the errno, and its code. */
+class SystemError : public Error
+{
+  public:
+    SystemError(const std::string& what, int code)
+        : Error(what + ": " + std::generic_category().message(code)),
+          code_(code)
+    {}
+
+    int code() const { return code_; }
+
+  private:
+    int code_;
+};
+
+/** A peer, a guest or a child did not do what was waited for in time. */
+class TimedOut : public Error
+{
+  public:
+    using Error::Error;
+};
+
 /** Input from outside (a guest, a boot host, a file, a peer) was refused.
  *
  * `where` names the part of the input, for example "cpu/1: env.cr[0]" or
@@ -42,10 +64,10 @@ class Refused : public Error
     std::string reason_;
 };
 
-/** Throws std::system_error for the current errno. */
+/** Throws SystemError for the current errno. */
 [[noreturn]] inline void throwErrno(const std::string& what)
 {
-    throw std::system_error(errno, std::generic_category(), what);
+    throw SystemError(what, errno);
 }
 
 } // namespace airlock
