@@ -34,6 +34,9 @@ class ByteReader
     bool atEnd() const { return left() == 0; }
     const std::string& where() const { return where_; }
 
+    /** All that is left, without consuming it. */
+    ByteView rest() const { return data_.subspan(offset_); }
+
     /** The next n bytes, without a copy. */
     ByteView take(std::size_t n)
     {
