@@ -108,7 +108,7 @@ TEST_F(ConsoleShell, AnEchoingTerminalDoesNotConfuseIt)
 {
     console_->sendLine("exec script -qc sh /dev/null");
     console_->waitForRegex("[#$] $", 10s);
-    EXPECT_EQ(console_->runCommand("stty echo; echo hello", 10s).output,
+    EXPECT_EQ(console_->runCommand("stty echo <&1; echo hello", 10s).output,
               "hello\n");
     EXPECT_EQ(console_->runCommand("false", 10s).status, 1);
 }
