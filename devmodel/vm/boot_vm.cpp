@@ -1,0 +1,206 @@
+#include "devmodel/vm/boot_vm.hpp"
+
+#include "common/error.hpp"
+#include "common/file.hpp"
+#include "common/json.hpp"
+#include "devmodel/vm/guest_shell.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <thread>
+#include <utility>
+
+namespace airlock::vm
+{
+
+namespace
+{
+
+constexpr std::size_t stateMax = 64U << 20;
+constexpr Milliseconds waitStep{250};
+constexpr Milliseconds saveTime = std::chrono::minutes(1);
+constexpr int stateFdset = 1;
+
+/** The same open file behind a descriptor that can only write: QEMU takes an
+ * fdset's descriptor only for the very access mode that it asks for. */
+UniqueFd reopenWriteOnly(int fd)
+{
+    return openFile("/proc/self/fd/" + std::to_string(fd), O_WRONLY);
+}
+
+void waitShell(Machine& machine, const Deadline& deadline)
+{
+    GuestShell shell(machine);
+    shell.waitPrompt(deadline.left());
+    shell.checkDisk(deadline.left());
+}
+
+void waitSerial(Machine& machine, const std::string& expression,
+                const Deadline& deadline)
+{
+    for (;;)
+    {
+        try
+        {
+            machine.serial().waitForRegex(expression,
+                                          std::min(waitStep, deadline.left()));
+            return;
+        }
+        catch (const TimedOut&)
+        {
+            if (deadline.passed())
+            {
+                throw;
+            }
+        }
+        machine.drainConsoles();
+    }
+}
+
+void waitTime(Machine& machine, std::chrono::seconds time,
+              const Deadline& deadline)
+{
+    Deadline end(time);
+    while (!end.passed())
+    {
+        if (deadline.passed())
+        {
+            throw TimedOut("the time allowed for a boot is shorter than the "
+                           "policy's");
+        }
+        machine.drainConsoles();
+        std::this_thread::sleep_for(std::min(waitStep, end.left()));
+    }
+}
+
+/** The last word of a migration; Error unless it was "completed". */
+void waitMigrated(QmpClient& qmp)
+{
+    auto over = [](const QmpEvent& event) {
+        if (event.name != "MIGRATION")
+        {
+            return false;
+        }
+        std::string status =
+            JsonField(event.data, "MIGRATION").at("status").string();
+        return status == "completed" || status == "failed" ||
+               status == "cancelled";
+    };
+    QmpEvent last = qmp.waitEvent(over, saveTime);
+    if (last.data.at("status") == "completed")
+    {
+        return;
+    }
+    Json state = qmp.execute("query-migrate");
+    auto reason = JsonField(state, "query-migrate").find("error-desc");
+    throw Error(
+        "the boot machine cannot save the guest's devices: " +
+        (reason ? printable(reason->string(), 300) : "no reason given"));
+}
+
+Machine::Options machineOptions(const GuestSpec& spec,
+                                const std::filesystem::path& log)
+{
+    Machine::Options out;
+    out.console = spec.console;
+    out.serial = true;
+    out.log = log;
+    return out;
+}
+
+} // namespace
+
+BootedPolicy parseBootedPolicy(const std::string& text)
+{
+    std::string_view rest = text;
+    auto takePrefix = [&rest](std::string_view prefix) {
+        bool match = rest.substr(0, prefix.size()) == prefix;
+        rest.remove_prefix(match ? prefix.size() : 0);
+        return match;
+    };
+    if (text == "shell")
+    {
+        return BootedShell{};
+    }
+    if (takePrefix("serial:") && !rest.empty())
+    {
+        return BootedSerial{std::string(rest)};
+    }
+    unsigned seconds = 0;
+    if (takePrefix("after:") &&
+        std::from_chars(rest.data(), rest.data() + rest.size(), seconds).ptr ==
+            rest.data() + rest.size() &&
+        !rest.empty() && seconds <= 86400)
+    {
+        return BootedAfter{std::chrono::seconds(seconds)};
+    }
+    throw Error("unknown policy " + printable(text) +
+                ": use shell, serial:REGEX or after:SECONDS");
+}
+
+BootVm::BootVm(const Qemu& qemu, const GuestSpec& spec,
+               const BootOptions& options, const std::filesystem::path& log)
+    : spec_(spec), machine_(
+                       [&](const Channels& channels) {
+                           return bootArgv(qemu, spec, options, channels);
+                       },
+                       spec.memory, machineOptions(spec, log))
+{
+    machine_.setLinks(spec_, false);
+    machine_.resume();
+}
+
+void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout)
+{
+    Deadline deadline(timeout);
+    if (const auto* serial = std::get_if<BootedSerial>(&policy))
+    {
+        waitSerial(machine_, serial->expression, deadline);
+    }
+    else if (const auto* after = std::get_if<BootedAfter>(&policy))
+    {
+        waitTime(machine_, after->time, deadline);
+    }
+    else
+    {
+        waitShell(machine_, deadline);
+    }
+}
+
+void BootVm::save()
+{
+    QmpClient& qmp = machine_.qmp();
+    machine_.stop();
+    machine_.drainConsoles();
+
+    state_ = createMemfd("boot-state", 0);
+    qmp.executeWithFd("add-fd", {{"fdset-id", stateFdset}},
+                      reopenWriteOnly(state_.get()).get());
+    Json capabilities = Json::array();
+    for (const char* name : {"x-ignore-shared", "events"})
+    {
+        capabilities.push_back({{"capability", name}, {"state", true}});
+    }
+    qmp.execute("migrate-set-capabilities", {{"capabilities", capabilities}});
+    qmp.execute("migrate",
+                {{"uri", fmt::format("file:/dev/fdset/{}", stateFdset)}});
+    waitMigrated(qmp);
+}
+
+BootedGuest BootVm::end()
+{
+    if (!state_)
+    {
+        throw Error("the guest's devices have not been saved");
+    }
+    machine_.quit();
+    BootedGuest guest;
+    guest.state = readFile(state_.get(), stateMax, "boot state");
+    guest.memory = machine_.takeMemory();
+    return guest;
+}
+
+} // namespace airlock::vm

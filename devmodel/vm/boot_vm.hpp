@@ -1,0 +1,72 @@
+#pragma once
+
+#include "common/bytes.hpp"
+#include "common/deadline.hpp"
+#include "devmodel/vm/machine.hpp"
+
+#include <chrono>
+#include <string>
+#include <variant>
+
+namespace airlock::vm
+{
+
+/** The guest has a root shell on its virtio console, reads its disk past the
+ * page cache, and writes and fsyncs a file. */
+struct BootedShell
+{};
+
+/** The guest has written a match of this POSIX extended regular expression
+ * on its serial line. */
+struct BootedSerial
+{
+    std::string expression;
+};
+
+/** So much time has passed: for guests that say nothing. */
+struct BootedAfter
+{
+    std::chrono::seconds time;
+};
+
+/** When a guest counts as booted. */
+using BootedPolicy = std::variant<BootedShell, BootedSerial, BootedAfter>;
+
+/** From the command line: "shell", "serial:REGEX", "after:SECONDS". Throws
+ * Error. */
+BootedPolicy parseBootedPolicy(const std::string& text);
+
+/** What a boot leaves behind when its QEMU is dead. Nothing of it is to be
+ * trusted: the guest may have taken that QEMU over. */
+struct BootedGuest
+{
+    Bytes state;     ///< stock migration stream, without guest memory
+    UniqueFd memory; ///< file of GuestSpec::memory bytes
+};
+
+/** The full machine, for as long as one boot takes. */
+class BootVm
+{
+  public:
+    /** Starts the guest with its network links down. */
+    BootVm(const Qemu& qemu, const GuestSpec& spec, const BootOptions& options,
+           const std::filesystem::path& log);
+
+    Machine& machine() { return machine_; }
+
+    /** Throws TimedOut with what the guest showed last. */
+    void waitBooted(const BootedPolicy& policy, Milliseconds timeout);
+
+    /** Stops the guest and saves the state of its devices. */
+    void save();
+
+    /** Ends QEMU, after save(); only then is what it wrote handed out. */
+    BootedGuest end();
+
+  private:
+    GuestSpec spec_;
+    Machine machine_;
+    UniqueFd state_;
+};
+
+} // namespace airlock::vm

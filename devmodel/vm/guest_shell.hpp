@@ -1,0 +1,48 @@
+#pragma once
+
+#include "common/deadline.hpp"
+#include "common/json.hpp"
+#include "devmodel/vm/machine.hpp"
+
+#include <string>
+
+namespace airlock::vm
+{
+
+/** The root shell on a guest's virtio console.
+ *
+ * A shell session is part of the guest: what was logged in while booting
+ * still is after a hand-over, behind the console of the other machine.
+ */
+class GuestShell
+{
+  public:
+    explicit GuestShell(Machine& machine) : machine_(machine) {}
+
+    /** Waits for the prompt of a shell. Drains the serial line meanwhile. */
+    void waitPrompt(Milliseconds timeout);
+
+    /** Output of a command; Error when its exit status is not 0. */
+    std::string run(const std::string& command, Milliseconds timeout);
+
+    /** Reads the root device past the cache, writes and fsyncs a file; Error
+     * when one of them fails. Asks nothing of the guest but coreutils and
+     * util-linux. */
+    void checkDisk(Milliseconds timeout);
+
+    /** The answer of our image's airlock-probe (tools/image): "airlock-probe",
+     * "airlock-probe mark NAME"... */
+    Json probe(const std::string& arguments, Milliseconds timeout);
+
+    /** probe() once the guest's services have been started; `system` is then
+     * no longer "starting". */
+    Json settled(Milliseconds timeout);
+
+    /** Asks the guest to reboot and does not wait for it. */
+    void reboot();
+
+  private:
+    Machine& machine_;
+};
+
+} // namespace airlock::vm
