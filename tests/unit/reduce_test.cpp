@@ -1,0 +1,129 @@
+#include "devmodel/handover/reduce.hpp"
+#include "devmodel/handover/stream.hpp"
+#include "tests/unit/test_streams.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace airlock::handover
+{
+namespace
+{
+
+using test::refusal;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<Section> sectionsOf(const std::string& stream)
+{
+    return parseBootStream(test::loadStream(stream)).sections;
+}
+
+std::vector<std::string> names(const std::vector<Section>& sections)
+{
+    std::vector<std::string> out;
+    for (const Section& section : sections)
+    {
+        out.push_back(label(section.id));
+    }
+    return out;
+}
+
+const DroppedSection& dropped(const Reduced& reduced, const std::string& idstr)
+{
+    for (const DroppedSection& section : reduced.dropped)
+    {
+        if (section.id.idstr == idstr)
+        {
+            return section;
+        }
+    }
+    throw Error(idstr + " was not dropped");
+}
+
+TEST(Reduce, KeepsTheRequiredSectionsInOrder)
+{
+    EXPECT_THAT(names(reduce(sectionsOf("q35-2cpu")).kept),
+                ElementsAre("timer/0", "cpu_common/0", "cpu/0", "apic/0",
+                            "cpu_common/1", "cpu/1", "apic/1",
+                            "0000:00:00.0/mch/0", "PCIHost/0", "PCIBUS/0",
+                            "ioapic/0", "0000:00:02.0/virtio-blk/0",
+                            "0000:00:03.0/virtio-net/0",
+                            "0000:00:04.0/virtio-console/0",
+                            "0000:00:05.0/virtio-rng/0"));
+}
+
+TEST(Reduce, ExtraDevicesChangeNothingInWhatIsKept)
+{
+    EXPECT_EQ(names(reduce(sectionsOf("q35-2cpu")).kept),
+              names(reduce(sectionsOf("q35-extras")).kept));
+}
+
+TEST(Reduce, SaysWhatWasDroppedAndWhy)
+{
+    Reduced reduced = reduce(sectionsOf("q35-extras"));
+    EXPECT_EQ(dropped(reduced, "0000:00:1f.0/ICH9LPC").why, "legacy");
+    EXPECT_EQ(dropped(reduced, "0000:00:1f.0/ICH9LPC").device, "lpc");
+    EXPECT_EQ(dropped(reduced, "0000:00:06.0/vga").why, "extraneous");
+    EXPECT_EQ(dropped(reduced, "0000:00:06.0/vga").device, "vga");
+    EXPECT_EQ(dropped(reduced, "fdc").device, "floppy");
+    EXPECT_EQ(dropped(reduced, "globalstate").why, "migration bookkeeping");
+    EXPECT_EQ(dropped(reduced, "slirp").device, "");
+    EXPECT_EQ(dropped(reduced, "port92").bytes, 1U);
+}
+
+TEST(Reduce, LosesNothing)
+{
+    for (const char* name : {"q35-1cpu", "q35-4cpu", "q35-extras"})
+    {
+        std::vector<Section> sections = sectionsOf(name);
+        std::size_t bytes = 0;
+        for (const Section& section : sections)
+        {
+            bytes += section.payload.size();
+        }
+        Reduced reduced = reduce(sections);
+        EXPECT_EQ(reduced.kept.size() + reduced.dropped.size(),
+                  sections.size());
+        EXPECT_EQ(reduced.keptBytes() + reduced.droppedBytes(), bytes);
+    }
+}
+
+TEST(Reduce, KeepsPayloadsAsTheyAre)
+{
+    std::vector<Section> sections = sectionsOf("q35-1cpu");
+    for (const Section& kept : reduce(sections).kept)
+    {
+        auto original = std::find_if(
+            sections.begin(), sections.end(),
+            [&](const Section& section) { return section.id == kept.id; });
+        ASSERT_NE(original, sections.end());
+        EXPECT_EQ(kept.payload, original->payload);
+    }
+}
+
+TEST(Reduce, RefusesDevicesThatTheCatalogLacks)
+{
+    EXPECT_EQ(refusal([] { reduce(sectionsOf("q35-vapic")); }),
+              "kvm-tpr-opt/0: section is of no device in the catalog");
+    EXPECT_THAT(refusal([] { reduce(sectionsOf("pc")); }),
+                HasSubstr("section is of no device in the catalog"));
+    // A parser's name for something else than a device section.
+    EXPECT_NE(refusal([] { reduce({{{"ram", 0, 4}, {}}}); }), "");
+    EXPECT_NE(refusal([] { reduce({{{"", 0, 4}, {}}}); }), "");
+}
+
+TEST(Reduce, RefusesDuplicates)
+{
+    std::vector<Section> sections = sectionsOf("q35-1cpu");
+    for (std::size_t i = 0; i < sections.size(); ++i)
+    {
+        std::vector<Section> twice = sections;
+        twice.push_back(sections[i]);
+        EXPECT_EQ(refusal([&] { reduce(twice); }),
+                  label(sections[i].id) + ": section appears twice");
+    }
+}
+
+} // namespace
+} // namespace airlock::handover
