@@ -1,0 +1,204 @@
+/*
+ * Airlock production machine
+ *
+ * A machine to live on, not to boot: it has the devices that an operating
+ * system keeps using once it is up and nothing that is there for firmware,
+ * boot loaders or hardware probing.  No ISA bus, no 8259, 8254, 8042, RTC,
+ * DMA controller, serial port, fw_cfg, firmware or ACPI tables.
+ *
+ * Everything else answers as an empty bus: reads give all ones, writes go
+ * nowhere.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "hw/boards.h"
+#include "hw/i386/airlock.h"
+#include "hw/i386/kvm/clock.h"
+#include "hw/i386/x86.h"
+#include "hw/irq.h"
+#include "hw/pci/pci_device.h"
+#include "qemu/error-report.h"
+#include "qemu/module.h"
+#include "system/kvm.h"
+#include "target/i386/cpu.h"
+
+#define AIRLOCK_MAX_CPUS    64
+
+#define TYPE_AIRLOCK_MACHINE MACHINE_TYPE_NAME(AIRLOCK_MACHINE_NAME)
+OBJECT_DECLARE_SIMPLE_TYPE(AirlockMachineState, AIRLOCK_MACHINE)
+
+struct AirlockMachineState {
+    X86MachineState parent_obj;
+
+    MemoryRegion low_ram;
+    MemoryRegion high_ram;
+    MemoryRegion void_mem;
+};
+
+/* No firmware, so there is nothing to hand a kernel or a ROM to. */
+static GlobalProperty airlock_compat_props[] = {
+    { "apic-common", "vapic", "off" },
+    { TYPE_PCI_DEVICE, "rombar", "0" },
+    { "virtio-net-pci", "romfile", "" },
+    { "virtio-pci", "disable-legacy", "on" },
+};
+
+static uint64_t airlock_void_read(void *opaque, hwaddr addr, unsigned size)
+{
+    return UINT64_MAX;
+}
+
+static void airlock_void_write(void *opaque, hwaddr addr, uint64_t val,
+                               unsigned size)
+{
+}
+
+static const MemoryRegionOps airlock_void_ops = {
+    .read = airlock_void_read,
+    .write = airlock_void_write,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+    .valid = { .min_access_size = 1, .max_access_size = 8 },
+    .impl = { .min_access_size = 1, .max_access_size = 8 },
+};
+
+static void airlock_memory_init(AirlockMachineState *ams, MemoryRegion *mem)
+{
+    MachineState *machine = MACHINE(ams);
+    X86MachineState *x86ms = X86_MACHINE(ams);
+
+    x86ms->below_4g_mem_size = airlock_low_ram_size(machine->ram_size);
+    x86ms->above_4g_mem_size = machine->ram_size - x86ms->below_4g_mem_size;
+    x86ms->above_4g_mem_start = AIRLOCK_HIGH_RAM_BASE;
+
+    memory_region_init_alias(&ams->low_ram, OBJECT(ams), "ram-below-4g",
+                             machine->ram, 0, x86ms->below_4g_mem_size);
+    memory_region_add_subregion(mem, 0, &ams->low_ram);
+    if (x86ms->above_4g_mem_size) {
+        memory_region_init_alias(&ams->high_ram, OBJECT(ams), "ram-above-4g",
+                                 machine->ram, x86ms->below_4g_mem_size,
+                                 x86ms->above_4g_mem_size);
+        memory_region_add_subregion(mem, AIRLOCK_HIGH_RAM_BASE,
+                                    &ams->high_ram);
+    }
+
+    /* QEMU reads unassigned memory as 0, an empty bus reads as all ones. */
+    memory_region_init_io(&ams->void_mem, OBJECT(ams), &airlock_void_ops,
+                          NULL, "airlock-void", UINT64_MAX);
+    memory_region_add_subregion_overlap(mem, 0, &ams->void_mem, -2);
+}
+
+static void airlock_refuse_firmware(MachineState *machine)
+{
+    if (machine->firmware || machine->kernel_filename) {
+        error_report("Machine type " AIRLOCK_MACHINE_NAME " cannot boot: "
+                     "no firmware or kernel can be given. Boot the guest on "
+                     AIRLOCK_BOOT_MACHINE_NAME " and load its state");
+        exit(EXIT_FAILURE);
+    }
+    if (kvm_enabled() && !kvm_irqchip_is_split()) {
+        error_report("Machine type " AIRLOCK_MACHINE_NAME " needs "
+                     "kernel-irqchip=split");
+        exit(EXIT_FAILURE);
+    }
+}
+
+static void airlock_machine_state_init(MachineState *machine)
+{
+    AirlockMachineState *ams = AIRLOCK_MACHINE(machine);
+    X86MachineState *x86ms = X86_MACHINE(machine);
+    MemoryRegion *mem = get_system_memory();
+    MemoryRegion *io = get_system_io();
+    GSIState *gsi_state = g_new0(GSIState, 1);
+
+    airlock_refuse_firmware(machine);
+    airlock_memory_init(ams, mem);
+
+    x86_cpus_init(x86ms, CPU_VERSION_LATEST);
+    if (kvm_enabled()) {
+        kvmclock_create(true);
+    }
+
+    x86ms->gsi = qemu_allocate_irqs(gsi_handler, gsi_state, IOAPIC_NUM_PINS);
+    x86ms->ioapic_as = &address_space_memory;
+    ioapic_init_gsi(gsi_state, OBJECT(machine));
+
+    airlock_pci_host_create(mem, io, x86ms->below_4g_mem_size, x86ms->gsi);
+    airlock_pm_create(io, x86ms->gsi[AIRLOCK_SCI_GSI]);
+    airlock_trap_create(io, mem);
+}
+
+static HotplugHandler *airlock_get_hotplug_handler(MachineState *machine,
+                                                   DeviceState *dev)
+{
+    if (object_dynamic_cast(OBJECT(dev), TYPE_CPU)) {
+        return HOTPLUG_HANDLER(machine);
+    }
+    return NULL;
+}
+
+static void airlock_unplug_request(HotplugHandler *hotplug_dev,
+                                   DeviceState *dev, Error **errp)
+{
+    error_setg(errp, "Machine type " AIRLOCK_MACHINE_NAME
+               " has no hot-plug");
+}
+
+static void airlock_machine_initfn(Object *obj)
+{
+    X86MachineState *x86ms = X86_MACHINE(obj);
+
+    x86ms->smm = ON_OFF_AUTO_OFF;
+    x86ms->acpi = ON_OFF_AUTO_OFF;
+    x86ms->pit = ON_OFF_AUTO_OFF;
+    x86ms->pic = ON_OFF_AUTO_OFF;
+}
+
+static void airlock_machine_class_init(ObjectClass *oc, void *data)
+{
+    MachineClass *mc = MACHINE_CLASS(oc);
+    HotplugHandlerClass *hc = HOTPLUG_HANDLER_CLASS(oc);
+
+    mc->init = airlock_machine_state_init;
+    mc->family = "airlock";
+    mc->desc = "Airlock production machine";
+    mc->max_cpus = AIRLOCK_MAX_CPUS;
+    mc->default_cpu_type = TARGET_DEFAULT_CPU_TYPE;
+    mc->default_ram_id = "airlock.ram";
+    mc->default_kernel_irqchip_split = true;
+    mc->has_hotpluggable_cpus = false;
+    mc->auto_enable_numa_with_memhp = false;
+    mc->auto_enable_numa_with_memdev = false;
+    mc->nvdimm_supported = false;
+    mc->no_floppy = 1;
+    mc->no_cdrom = 1;
+    mc->no_parallel = 1;
+    mc->no_serial = 1;
+
+    mc->get_hotplug_handler = airlock_get_hotplug_handler;
+    hc->pre_plug = x86_cpu_pre_plug;
+    hc->plug = x86_cpu_plug;
+    hc->unplug_request = airlock_unplug_request;
+
+    compat_props_add(mc->compat_props, airlock_compat_props,
+                     G_N_ELEMENTS(airlock_compat_props));
+}
+
+static const TypeInfo airlock_machine_info = {
+    .name = TYPE_AIRLOCK_MACHINE,
+    .parent = TYPE_X86_MACHINE,
+    .instance_size = sizeof(AirlockMachineState),
+    .instance_init = airlock_machine_initfn,
+    .class_init = airlock_machine_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_HOTPLUG_HANDLER },
+        { },
+    },
+};
+
+static void airlock_machine_register_types(void)
+{
+    type_register_static(&airlock_machine_info);
+}
+
+type_init(airlock_machine_register_types)

@@ -1,0 +1,371 @@
+/*
+ * Save and load the state of all devices, without guest memory
+ *
+ * Loading replaces the state of a VM whose reset was trapped, in the running
+ * process.  The stream has come a long way from a machine that a guest may
+ * have taken over.  It was checked before it came here; nevertheless nothing
+ * in it may bring this process down, and no half of it may stay:
+ *
+ *  - the sections have to be the ones that this VM would save, in order,
+ *    with equal versions; stock loading takes missing ones for reset state;
+ *  - after loading, the VM is saved again and has to give the same bytes, so
+ *    nothing was silently corrected, ignored or marked as broken;
+ *  - on any failure the machine is reset, which makes it trapped again.
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+#include "qemu/osdep.h"
+#include "block/block.h"
+#include "hw/boards.h"
+#include "hw/i386/airlock.h"
+#include "io/channel-buffer.h"
+#include "io/channel-file.h"
+#include "migration/misc.h"
+#include "monitor/monitor.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-airlock.h"
+#include "qemu-file.h"
+#include "savevm.h"
+#include "system/cpus.h"
+#include "system/hw_accel.h"
+#include "system/runstate.h"
+
+#define AIRLOCK_STREAM_MAX  (16 * MiB)
+
+/* No field descriptions: who reads the stream knows this machine. */
+static const char airlock_vmdesc[] = "{}";
+
+static const char *airlock_machine_name(void)
+{
+    return MACHINE_GET_CLASS(current_machine)->name;
+}
+
+/*
+ * "globalstate" is migration's note about the source's run state, no device.
+ */
+static bool airlock_next_device(SaveVMDevice *dev)
+{
+    do {
+        if (!qemu_savevm_next_device(dev)) {
+            return false;
+        }
+    } while (!strcmp(dev->idstr, "globalstate"));
+    return true;
+}
+
+/* @starts: if not NULL, the offset of each section is appended (uint64_t) */
+static bool airlock_save_stream(QEMUFile *f, GArray *starts, Error **errp)
+{
+    SaveVMDevice dev = {};
+    uint32_t section_id = 0;
+
+    qemu_put_be32(f, QEMU_VM_FILE_MAGIC);
+    qemu_put_be32(f, QEMU_VM_FILE_VERSION);
+
+    qemu_put_byte(f, QEMU_VM_CONFIGURATION);
+    qemu_put_be32(f, strlen(airlock_machine_name()));
+    qemu_put_buffer(f, (const uint8_t *)airlock_machine_name(),
+                    strlen(airlock_machine_name()));
+
+    cpu_synchronize_all_states();
+    while (airlock_next_device(&dev)) {
+        if (starts) {
+            uint64_t offset = qemu_file_transferred(f);
+
+            g_array_append_val(starts, offset);
+        }
+        qemu_put_byte(f, QEMU_VM_SECTION_FULL);
+        qemu_put_be32(f, section_id);
+        qemu_put_counted_string(f, dev.idstr);
+        qemu_put_be32(f, dev.instance_id);
+        qemu_put_be32(f, dev.version_id);
+        if (qemu_savevm_save_device(f, &dev, errp) < 0) {
+            return false;
+        }
+        qemu_put_byte(f, QEMU_VM_SECTION_FOOTER);
+        qemu_put_be32(f, section_id);
+        section_id++;
+    }
+
+    qemu_put_byte(f, QEMU_VM_EOF);
+    qemu_put_byte(f, QEMU_VM_VMDESCRIPTION);
+    qemu_put_be32(f, strlen(airlock_vmdesc));
+    qemu_put_buffer(f, (const uint8_t *)airlock_vmdesc,
+                    strlen(airlock_vmdesc));
+    return true;
+}
+
+/* Closing a QEMUFile empties the buffer behind it. */
+static QIOChannelBuffer *airlock_copy_buffer(const QIOChannelBuffer *buf)
+{
+    QIOChannelBuffer *copy = qio_channel_buffer_new(buf->usage);
+
+    qio_channel_write_all(QIO_CHANNEL(copy), (const char *)buf->data,
+                          buf->usage, &error_abort);
+    copy->offset = 0;
+    return copy;
+}
+
+/* Save to memory.  The caller unrefs the result; NULL on error. */
+static QIOChannelBuffer *airlock_save_to_buffer(GArray *starts, Error **errp)
+{
+    QIOChannelBuffer *buf = qio_channel_buffer_new(64 * KiB);
+    QEMUFile *f = qemu_file_new_output(QIO_CHANNEL(buf));
+    QIOChannelBuffer *saved = NULL;
+
+    if (airlock_save_stream(f, starts, errp)) {
+        if (qemu_fflush(f) < 0) {
+            error_setg(errp, "Cannot save the device state");
+        } else {
+            saved = airlock_copy_buffer(buf);
+        }
+    }
+    qemu_fclose(f);
+    object_unref(OBJECT(buf));
+    return saved;
+}
+
+static bool airlock_load_header(QEMUFile *f, Error **errp)
+{
+    const char *name = airlock_machine_name();
+    g_autofree char *read_name = g_malloc0(strlen(name) + 1);
+
+    if (qemu_get_be32(f) != QEMU_VM_FILE_MAGIC ||
+        qemu_get_be32(f) != QEMU_VM_FILE_VERSION) {
+        error_setg(errp, "Not a device state stream");
+        return false;
+    }
+    if (qemu_get_byte(f) != QEMU_VM_CONFIGURATION ||
+        qemu_get_be32(f) != strlen(name) ||
+        qemu_get_buffer(f, (uint8_t *)read_name, strlen(name)) !=
+        strlen(name) || strcmp(read_name, name)) {
+        error_setg(errp, "configuration: the stream is not of machine type "
+                   "'%s'", name);
+        return false;
+    }
+    return true;
+}
+
+static bool airlock_load_section_header(QEMUFile *f, const SaveVMDevice *dev,
+                                        uint32_t section_id, Error **errp)
+{
+    char idstr[256];
+    uint32_t instance_id, version_id;
+
+    if (qemu_get_byte(f) != QEMU_VM_SECTION_FULL ||
+        qemu_get_be32(f) != section_id) {
+        error_setg(errp, "section '%s' instance %" PRIu32 " is missing",
+                   dev->idstr, dev->instance_id);
+        return false;
+    }
+    if (!qemu_get_counted_string(f, idstr)) {
+        error_setg(errp, "section %" PRIu32 " has no name", section_id);
+        return false;
+    }
+    instance_id = qemu_get_be32(f);
+    version_id = qemu_get_be32(f);
+    if (strcmp(idstr, dev->idstr) || instance_id != dev->instance_id) {
+        error_setg(errp, "section '%s' instance %" PRIu32 " where '%s' "
+                   "instance %" PRIu32 " is expected", idstr, instance_id,
+                   dev->idstr, dev->instance_id);
+        return false;
+    }
+    if (version_id != dev->version_id) {
+        error_setg(errp, "section '%s' instance %" PRIu32 " has version %"
+                   PRIu32 ", this machine has %" PRIu32, idstr, instance_id,
+                   version_id, dev->version_id);
+        return false;
+    }
+    return true;
+}
+
+static bool airlock_load_section(QEMUFile *f, const SaveVMDevice *dev,
+                                 uint32_t section_id, Error **errp)
+{
+    int ret;
+
+    if (!airlock_load_section_header(f, dev, section_id, errp)) {
+        return false;
+    }
+    ret = qemu_loadvm_load_device(f, dev);
+    if (ret < 0 || qemu_file_get_error(f)) {
+        error_setg(errp, "section '%s' instance %" PRIu32 " was refused by "
+                   "the device (error %d)", dev->idstr, dev->instance_id,
+                   ret < 0 ? ret : qemu_file_get_error(f));
+        return false;
+    }
+    if (qemu_get_byte(f) != QEMU_VM_SECTION_FOOTER ||
+        qemu_get_be32(f) != section_id) {
+        error_setg(errp, "section '%s' instance %" PRIu32 " does not end "
+                   "where it should", dev->idstr, dev->instance_id);
+        return false;
+    }
+    return true;
+}
+
+static bool airlock_load_end(QEMUFile *f, Error **errp)
+{
+    char vmdesc[sizeof(airlock_vmdesc)] = "";
+
+    if (qemu_get_byte(f) != QEMU_VM_EOF) {
+        error_setg(errp, "the stream has more sections than this machine");
+        return false;
+    }
+    if (qemu_get_byte(f) != QEMU_VM_VMDESCRIPTION ||
+        qemu_get_be32(f) != strlen(airlock_vmdesc) ||
+        qemu_get_buffer(f, (uint8_t *)vmdesc, strlen(airlock_vmdesc)) !=
+        strlen(airlock_vmdesc) || strcmp(vmdesc, airlock_vmdesc) ||
+        qemu_file_get_error(f)) {
+        error_setg(errp, "the stream does not end with an empty description");
+        return false;
+    }
+    return true;
+}
+
+static bool airlock_load_stream(const QIOChannelBuffer *buf, Error **errp)
+{
+    QIOChannelBuffer *copy = airlock_copy_buffer(buf);
+    QEMUFile *f = qemu_file_new_input(QIO_CHANNEL(copy));
+    SaveVMDevice dev = {};
+    uint32_t section_id = 0;
+    bool ok = airlock_load_header(f, errp);
+
+    while (ok && airlock_next_device(&dev)) {
+        ok = airlock_load_section(f, &dev, section_id++, errp);
+    }
+    ok = ok && airlock_load_end(f, errp);
+    qemu_fclose(f);
+    object_unref(OBJECT(copy));
+    return ok;
+}
+
+/* Which section holds the byte at @offset, given where sections start? */
+static void airlock_report_difference(const GArray *starts, uint64_t offset,
+                                      Error **errp)
+{
+    SaveVMDevice dev = { .idstr = "configuration" };
+
+    for (guint i = 0; i < starts->len &&
+         g_array_index(starts, uint64_t, i) <= offset; i++) {
+        airlock_next_device(&dev);
+    }
+    error_setg(errp, "section '%s' instance %" PRIu32 " was changed by the "
+               "device while loading (byte %" PRIu64 " of the stream)",
+               dev.idstr, dev.instance_id, offset);
+}
+
+static bool airlock_verify_loaded(const QIOChannelBuffer *loaded,
+                                  Error **errp)
+{
+    g_autoptr(GArray) starts = g_array_new(false, false, sizeof(uint64_t));
+    QIOChannelBuffer *saved = airlock_save_to_buffer(starts, errp);
+    size_t i = 0;
+    bool same;
+
+    if (!saved) {
+        return false;
+    }
+    while (i < loaded->usage && i < saved->usage &&
+           loaded->data[i] == saved->data[i]) {
+        i++;
+    }
+    same = i == loaded->usage && i == saved->usage;
+    if (!same) {
+        airlock_report_difference(starts, i, errp);
+    }
+    object_unref(OBJECT(saved));
+    return same;
+}
+
+/* Read all of @fd, which this consumes.  The caller unrefs the result. */
+static QIOChannelBuffer *airlock_read_fd(int fd, Error **errp)
+{
+    QIOChannelBuffer *buf = qio_channel_buffer_new(64 * KiB);
+    g_autofree uint8_t *chunk = g_malloc(64 * KiB);
+    ssize_t n;
+
+    while ((n = RETRY_ON_EINTR(read(fd, chunk, 64 * KiB))) > 0) {
+        if (buf->usage + n > AIRLOCK_STREAM_MAX) {
+            error_setg(errp, "The stream is longer than %" PRIu64 " bytes",
+                       (uint64_t)AIRLOCK_STREAM_MAX);
+            break;
+        }
+        qio_channel_write_all(QIO_CHANNEL(buf), (char *)chunk, n,
+                              &error_abort);
+    }
+    if (n < 0) {
+        error_setg_errno(errp, errno, "Cannot read the stream");
+    }
+    close(fd);
+    if (n != 0) {
+        object_unref(OBJECT(buf));
+        return NULL;
+    }
+    buf->offset = 0;
+    return buf;
+}
+
+void qmp___internal_airlock_save(const char *fdname, Error **errp)
+{
+    int fd = monitor_get_fd(monitor_cur(), fdname, errp);
+    QIOChannelBuffer *buf;
+    QIOChannelFile *out;
+
+    if (fd < 0) {
+        return;
+    }
+    out = qio_channel_file_new_fd(fd);
+    if (runstate_is_running()) {
+        error_setg(errp, "The VM is running; stop it first");
+    } else {
+        buf = airlock_save_to_buffer(NULL, errp);
+        if (buf) {
+            qio_channel_write_all(QIO_CHANNEL(out), (char *)buf->data,
+                                  buf->usage, errp);
+            object_unref(OBJECT(buf));
+        }
+    }
+    object_unref(OBJECT(out));
+}
+
+/* Take the trapped VM to the state in @buf, or back to being trapped. */
+static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
+{
+    bool ok;
+
+    bdrv_drain_all_begin();
+    qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+
+    cpu_synchronize_all_pre_loadvm();
+    ok = airlock_load_stream(buf, errp) && airlock_verify_loaded(buf, errp);
+    if (ok) {
+        cpu_synchronize_all_post_init();
+        airlock_trap_release();
+    } else {
+        qemu_system_reset(SHUTDOWN_CAUSE_SUBSYSTEM_RESET);
+    }
+    bdrv_drain_all_end();
+}
+
+void qmp___internal_airlock_load(const char *fdname, Error **errp)
+{
+    int fd = monitor_get_fd(monitor_cur(), fdname, errp);
+    QIOChannelBuffer *buf;
+
+    if (fd < 0) {
+        return;
+    }
+    buf = airlock_read_fd(fd, errp);
+    if (!buf) {
+        return;
+    }
+    if (runstate_is_running() || !airlock_trap_is_trapped()) {
+        error_setg(errp, "The VM is not trapped; a state can only be loaded "
+                   "after the guest's reset was trapped");
+    } else if (migration_is_running() || runstate_check(RUN_STATE_INMIGRATE)) {
+        error_setg(errp, "A migration is running");
+    } else {
+        airlock_replace_state(buf, errp);
+    }
+    object_unref(OBJECT(buf));
+}
