@@ -1,0 +1,261 @@
+#include "devmodel/vm/hand_over.hpp"
+
+#include "common/error.hpp"
+#include "common/file.hpp"
+#include "common/sha256.hpp"
+#include "devmodel/handover/schema.hpp"
+#include "devmodel/handover/stream.hpp"
+
+#include <chrono>
+#include <optional>
+#include <utility>
+
+namespace airlock::vm
+{
+
+namespace
+{
+
+constexpr std::uint64_t highRamBase = 1ULL << 32;
+
+double sum(const std::vector<StepTime>& steps)
+{
+    double seconds = 0;
+    for (const StepTime& step : steps)
+    {
+        seconds += step.seconds;
+    }
+    return seconds;
+}
+
+/** Runs a step and notes how long it took. */
+class StepClock
+{
+  public:
+    explicit StepClock(std::vector<StepTime>& steps) : steps_(steps) {}
+
+    template <typename Function>
+    auto operator()(const std::string& name, const Function& function)
+    {
+        using Clock = std::chrono::steady_clock;
+        Clock::time_point start = Clock::now();
+        auto note = [&] {
+            std::chrono::duration<double> time = Clock::now() - start;
+            steps_.push_back({name, time.count()});
+        };
+        if constexpr (std::is_void_v<decltype(function())>)
+        {
+            function();
+            note();
+        }
+        else
+        {
+            auto result = function();
+            note();
+            return result;
+        }
+    }
+
+  private:
+    std::vector<StepTime>& steps_;
+};
+
+/** Reads guest memory by guest-physical address from its file. */
+class GuestMemory
+{
+  public:
+    GuestMemory(int fd, const handover::Environment& layout)
+        : fd_(fd), low_(layout.ramLow), high_(layout.ramHigh)
+    {}
+
+    bool read(std::uint64_t address, std::span<std::uint8_t> out) const
+    {
+        std::optional<std::uint64_t> offset = offsetOf(address, out.size());
+        if (offset)
+        {
+            readExactAt(fd_, out, *offset);
+        }
+        return offset.has_value();
+    }
+
+  private:
+    std::optional<std::uint64_t> offsetOf(std::uint64_t address,
+                                          std::uint64_t size) const
+    {
+        if (handover::AddressRange{0, low_}.contains(address, size))
+        {
+            return address;
+        }
+        handover::AddressRange high{highRamBase, highRamBase + high_};
+        if (high.contains(address, size))
+        {
+            return low_ + (address - highRamBase);
+        }
+        return std::nullopt;
+    }
+
+    int fd_;
+    std::uint64_t low_;
+    std::uint64_t high_;
+};
+
+handover::Environment environmentFor(const GuestSpec& spec, int memory)
+{
+    auto environment = handover::Environment::forMemory(spec.memory);
+    environment.vcpus = spec.vcpus;
+    environment.accelerator = spec.accelerator == Accelerator::kvm
+                                  ? handover::Accelerator::Kvm
+                                  : handover::Accelerator::Tcg;
+    GuestMemory guest(memory, environment);
+    environment.read = [guest](std::uint64_t address,
+                               std::span<std::uint8_t> out) {
+        return guest.read(address, out);
+    };
+    return environment;
+}
+
+handover::ProductionStream reference(ProductionVm& production)
+{
+    return handover::parseProductionStream(production.saveState(),
+                                           handover::sectionSize);
+}
+
+Json stepsToJson(const std::vector<StepTime>& steps)
+{
+    Json out = Json::array();
+    for (const StepTime& step : steps)
+    {
+        out.push_back({{"step", step.name}, {"seconds", step.seconds}});
+    }
+    return out;
+}
+
+/** What is left to do when the device state has been taken apart: the state
+ * is checked against the memory that the guest will have. */
+Bytes admitted(ProductionVm& production,
+               std::span<const handover::Section> candidate)
+{
+    handover::ProductionStream local = reference(production);
+    std::vector<handover::Section> sections = handover::admit(
+        candidate, local.sections,
+        environmentFor(production.spec(), production.machine().memory()));
+    return handover::writeProductionStream(local.machine, sections);
+}
+
+void requireTrapped(ProductionVm& production)
+{
+    if (!production.trap())
+    {
+        throw Error("a guest can only be handed over to a trapped VM");
+    }
+}
+
+} // namespace
+
+double HandOverReport::seconds() const
+{
+    return sum(steps);
+}
+
+Json HandOverReport::toJson() const
+{
+    Json out;
+    out["seconds"] = seconds();
+    out["steps"] = stepsToJson(steps);
+    out["kept"] = Json::array();
+    for (const handover::SectionId& id : kept)
+    {
+        out["kept"].push_back(handover::label(id));
+    }
+    out["dropped"] = Json::array();
+    for (const handover::DroppedSection& section : dropped)
+    {
+        out["dropped"].push_back({{"section", handover::label(section.id)},
+                                  {"why", section.why},
+                                  {"device", section.device},
+                                  {"bytes", section.bytes}});
+    }
+    out["memory"] = {{"bytes", memory.bytes()}, {"digest", toHex(memoryRoot)}};
+    out["received_bytes"] = receivedBytes;
+    out["loaded_bytes"] = loadedBytes;
+    return out;
+}
+
+HandOverReport loadGuest(ProductionVm& production, const BootedGuest& guest)
+{
+    requireTrapped(production);
+    HandOverReport report;
+    StepClock step(report.steps);
+
+    handover::MemoryResult memory = step("memory", [&] {
+        return handover::copyMemory(guest.memory.get(),
+                                    production.machine().memory(),
+                                    production.spec().memory);
+    });
+    handover::BootStream stream =
+        step("parse", [&] { return handover::parseBootStream(guest.state); });
+    handover::Reduced reduced = step(
+        "reduce", [&] { return handover::reduce(std::move(stream.sections)); });
+    Bytes state =
+        step("admit", [&] { return admitted(production, reduced.kept); });
+    step("load", [&] {
+        production.acquireDisks();
+        production.loadState(state);
+    });
+
+    for (const handover::Section& section : reduced.kept)
+    {
+        report.kept.push_back(section.id);
+    }
+    report.dropped = std::move(reduced.dropped);
+    report.memory = memory.figures;
+    report.memoryRoot = memory.digest.root();
+    report.receivedBytes = guest.state.size();
+    report.loadedBytes = state.size();
+    return report;
+}
+
+HandOverReport handOver(ProductionVm& production, const BootedGuest& guest)
+{
+    HandOverReport report = loadGuest(production, guest);
+    StepClock step(report.steps);
+    step("resume", [&] { production.resume(); });
+    return report;
+}
+
+double CycleReport::seconds() const
+{
+    return sum(boot) + handOver.seconds();
+}
+
+Json CycleReport::toJson() const
+{
+    return {{"seconds", seconds()},
+            {"boot", stepsToJson(boot)},
+            {"hand_over", handOver.toJson()}};
+}
+
+CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
+                            const BootedHook& booted)
+{
+    requireTrapped(production);
+    CycleReport report;
+    StepClock step(report.boot);
+    std::optional<BootVm> boot;
+    step("start", [&] {
+        production.releaseDisks();
+        boot.emplace(site.qemu, production.spec(), site.options, site.log);
+    });
+    step("boot", [&] { boot->waitBooted(site.policy, site.timeout); });
+    if (booted)
+    {
+        booted(*boot);
+    }
+    step("save", [&] { boot->save(); });
+    BootedGuest guest = step("end", [&] { return boot->end(); });
+    boot.reset();
+    report.handOver = handOver(production, guest);
+    return report;
+}
+
+} // namespace airlock::vm

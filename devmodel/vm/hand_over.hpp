@@ -1,0 +1,81 @@
+#pragma once
+
+#include "common/json.hpp"
+#include "devmodel/handover/admit.hpp"
+#include "devmodel/handover/memory_image.hpp"
+#include "devmodel/handover/reduce.hpp"
+#include "devmodel/vm/boot_vm.hpp"
+#include "devmodel/vm/production_vm.hpp"
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace airlock::vm
+{
+
+struct StepTime
+{
+    std::string name;
+    double seconds = 0;
+};
+
+/** What a hand-over did. */
+struct HandOverReport
+{
+    std::vector<StepTime> steps; ///< in the order in which they were done
+    std::vector<handover::SectionId> kept;
+    std::vector<handover::DroppedSection> dropped;
+    handover::MemoryFigures memory;
+    Digest memoryRoot{};
+    std::size_t receivedBytes = 0; ///< stream of the boot machine
+    std::size_t loadedBytes = 0;   ///< stream that was admitted and loaded
+
+    double seconds() const;
+    Json toJson() const;
+};
+
+/** Takes a guest from the boot machine (dead by now) into the trapped
+ * production machine and lets it run there: memory copy with digests, parse,
+ * reduce, admit, load, links up, cont.
+ *
+ * All or nothing: on any exception the VM is trapped, no code of the guest has
+ * run and the disks are as the boot machine left them; another guest can be
+ * handed over then. Refused says which section or page was not acceptable and
+ * why.
+ */
+HandOverReport handOver(ProductionVm& production, const BootedGuest& guest);
+
+/** The hand-over without its last step, for those who time or test it: the
+ * VM is paused, with its state loaded. */
+HandOverReport loadGuest(ProductionVm& production, const BootedGuest& guest);
+
+/** Where and how guests are booted. */
+struct BootSite
+{
+    Qemu qemu;
+    BootOptions options;
+    BootedPolicy policy = BootedShell{};
+    Milliseconds timeout = std::chrono::minutes(10);
+    std::filesystem::path log;
+};
+
+/** The whole way of one boot. */
+struct CycleReport
+{
+    std::vector<StepTime> boot; ///< start, boot, save, end
+    HandOverReport handOver;
+    /** From the trapped guest to the guest running again. */
+    double seconds() const;
+    Json toJson() const;
+};
+
+/** Called with the boot machine as soon as its guest counts as booted. */
+using BootedHook = std::function<void(BootVm&)>;
+
+/** Boots the trapped guest on the full machine and brings it back. All or
+ * nothing, as handOver(). */
+CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
+                            const BootedHook& booted = {});
+
+} // namespace airlock::vm
