@@ -1,10 +1,15 @@
 #include "devmodel/vm/guest_shell.hpp"
 
+#include "airlock_probe.hpp"
 #include "common/error.hpp"
 
 #include <fmt/format.h>
+#include <openssl/evp.h>
 
+#include <algorithm>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 namespace airlock::vm
 {
@@ -14,6 +19,17 @@ namespace
 
 constexpr Milliseconds waitStep{250};
 constexpr const char* prompt = "[#$] $";
+/** As base64 well below the longest line that a terminal takes. */
+constexpr std::size_t probeChunk = 1500;
+
+std::string base64(std::string_view text)
+{
+    std::vector<unsigned char> out((text.size() + 2) / 3 * 4 + 1);
+    int size = ::EVP_EncodeBlock(
+        out.data(), reinterpret_cast<const unsigned char*>(text.data()),
+        static_cast<int>(text.size()));
+    return {out.begin(), out.begin() + size};
+}
 
 } // namespace
 
@@ -61,9 +77,37 @@ void GuestShell::checkDisk(Milliseconds timeout)
         timeout);
 }
 
+void GuestShell::installProbe(const Deadline& deadline)
+{
+    constexpr const char* installed = "/usr/local/sbin/airlock-probe";
+    constexpr const char* copy = "/run/airlock-probe";
+    Console& console = machine_.console();
+    if (console.runCommand("test -x " + std::string(installed), deadline.left())
+            .status == 0)
+    {
+        probe_ = installed;
+        return;
+    }
+    run(std::string(": >") + copy, deadline.left());
+    std::string_view script = probeScript;
+    while (!script.empty())
+    {
+        std::string_view part = script.substr(0, probeChunk);
+        script.remove_prefix(part.size());
+        run(fmt::format("echo {} | base64 -d >>{}", base64(part), copy),
+            deadline.left());
+    }
+    probe_ = std::string("sh ") + copy;
+}
+
 Json GuestShell::probe(const std::string& arguments, Milliseconds timeout)
 {
-    std::string answer = run("airlock-probe " + arguments, timeout);
+    Deadline deadline(timeout);
+    if (probe_.empty())
+    {
+        installProbe(deadline);
+    }
+    std::string answer = run(probe_ + " " + arguments, deadline.left());
     return parseJson(answer, "airlock-probe");
 }
 

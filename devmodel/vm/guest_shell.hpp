@@ -30,19 +30,23 @@ class GuestShell
      * util-linux. */
     void checkDisk(Milliseconds timeout);
 
-    /** The answer of our image's airlock-probe (tools/image): "airlock-probe",
-     * "airlock-probe mark NAME"... */
+    /** The answer of airlock-probe (tools/image): "report", "alive",
+     * "mark NAME"... Guests that do not have the script get a copy in their
+     * /run first. */
     Json probe(const std::string& arguments, Milliseconds timeout);
 
-    /** probe() once the guest's services have been started; `system` is then
-     * no longer "starting". */
+    /** The report once the guest's services have been started; `system` is
+     * then no longer "starting". */
     Json settled(Milliseconds timeout);
 
     /** Asks the guest to reboot and does not wait for it. */
     void reboot();
 
   private:
+    void installProbe(const Deadline& deadline);
+
     Machine& machine_;
+    std::string probe_; ///< how to call it; empty: not known yet
 };
 
 } // namespace airlock::vm
