@@ -96,6 +96,31 @@ void validate(const GuestSpec& spec)
     }
 }
 
+std::vector<std::string> deviceList(const GuestSpec& spec)
+{
+    std::vector<std::string> out;
+    auto add = [&out](std::string_view type, std::size_t slot) {
+        out.push_back(fmt::format("{}@00:{:02x}.0", type, slot));
+    };
+    if (spec.console)
+    {
+        add("virtio-serial-pci", consoleSlot);
+    }
+    if (spec.rng)
+    {
+        add("virtio-rng-pci", rngSlot);
+    }
+    for (std::size_t i = 0; i < spec.nics.size(); i++)
+    {
+        add("virtio-net-pci", firstNicSlot + i);
+    }
+    for (std::size_t i = 0; i < spec.disks.size(); i++)
+    {
+        add("virtio-blk-pci", firstDiskSlot + i);
+    }
+    return out;
+}
+
 std::string diskNode(std::size_t index)
 {
     return "disk" + std::to_string(index);

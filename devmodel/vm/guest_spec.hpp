@@ -76,6 +76,10 @@ inline constexpr unsigned rngSlot = 0x03;
 inline constexpr unsigned firstNicSlot = 0x04;
 inline constexpr unsigned firstDiskSlot = 0x08;
 
+/** The devices that a specification asks for, with their addresses:
+ * "virtio-net-pci@00:04.0". */
+std::vector<std::string> deviceList(const GuestSpec& spec);
+
 /** Names under which QMP knows disk and NIC number `index`. */
 std::string diskNode(std::size_t index);
 std::string nicId(std::size_t index);

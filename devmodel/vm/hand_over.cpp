@@ -142,11 +142,36 @@ Bytes admitted(ProductionVm& production,
     return handover::writeProductionStream(local.machine, sections);
 }
 
-void requireTrapped(ProductionVm& production)
+Trap requireTrapped(ProductionVm& production)
 {
-    if (!production.trap())
+    std::optional<Trap> trap = production.trap();
+    if (!trap)
     {
         throw Error("a guest can only be handed over to a trapped VM");
+    }
+    return *trap;
+}
+
+handover::GuestShape shapeOf(const GuestSpec& spec)
+{
+    handover::GuestShape shape;
+    shape.bootMachine = bootMachine;
+    shape.productionMachine = productionMachine;
+    shape.accelerator = spec.accelerator == Accelerator::kvm ? "kvm" : "tcg";
+    shape.cpuModel = spec.cpuModel;
+    shape.vcpus = spec.vcpus;
+    shape.memoryBytes = spec.memory;
+    shape.lowMemoryBytes = handover::Environment::forMemory(spec.memory).ramLow;
+    shape.devices = deviceList(spec);
+    return shape;
+}
+
+void requireShape(const handover::GuestShape& shape, const GuestSpec& spec)
+{
+    if (shape != shapeOf(spec))
+    {
+        throw Refused("manifest: guest",
+                      "the guest was booted on another machine than this one");
     }
 }
 
@@ -181,19 +206,34 @@ Json HandOverReport::toJson() const
     return out;
 }
 
-HandOverReport loadGuest(ProductionVm& production, const BootedGuest& guest)
+handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
+                            const handover::JobTicket& job)
 {
+    handover::Manifest manifest;
+    manifest.job = job;
+    manifest.guest = shapeOf(spec);
+    handover::MemoryResult memory =
+        handover::describeMemory(guest.memory.get(), spec.memory);
+    return {std::move(manifest), std::move(guest.state),
+            std::move(memory.digest), std::move(guest.memory)};
+}
+
+HandOverReport loadBundle(ProductionVm& production,
+                          const handover::Bundle& bundle,
+                          const handover::JobTicket& job)
+{
+    bundle.requireJob(job);
+    requireShape(bundle.manifest().guest, production.spec());
     requireTrapped(production);
     HandOverReport report;
     StepClock step(report.steps);
 
-    handover::MemoryResult memory = step("memory", [&] {
-        return handover::copyMemory(guest.memory.get(),
-                                    production.machine().memory(),
-                                    production.spec().memory);
+    report.memory = step("memory", [&] {
+        return bundle.copyMemoryTo(production.machine().memory());
     });
-    handover::BootStream stream =
-        step("parse", [&] { return handover::parseBootStream(guest.state); });
+    handover::BootStream stream = step("parse", [&] {
+        return handover::parseBootStream(bundle.deviceState());
+    });
     handover::Reduced reduced = step(
         "reduce", [&] { return handover::reduce(std::move(stream.sections)); });
     Bytes state =
@@ -208,16 +248,17 @@ HandOverReport loadGuest(ProductionVm& production, const BootedGuest& guest)
         report.kept.push_back(section.id);
     }
     report.dropped = std::move(reduced.dropped);
-    report.memory = memory.figures;
-    report.memoryRoot = memory.digest.root();
-    report.receivedBytes = guest.state.size();
+    report.memoryRoot = bundle.manifest().memoryRoot;
+    report.receivedBytes = bundle.deviceState().size();
     report.loadedBytes = state.size();
     return report;
 }
 
-HandOverReport handOver(ProductionVm& production, const BootedGuest& guest)
+HandOverReport handOver(ProductionVm& production,
+                        const handover::Bundle& bundle,
+                        const handover::JobTicket& job)
 {
-    HandOverReport report = loadGuest(production, guest);
+    HandOverReport report = loadBundle(production, bundle, job);
     StepClock step(report.steps);
     step("resume", [&] { production.resume(); });
     return report;
@@ -238,7 +279,9 @@ Json CycleReport::toJson() const
 CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
                             const BootedHook& booted)
 {
-    requireTrapped(production);
+    Trap trap = requireTrapped(production);
+    handover::JobTicket job =
+        handover::JobTicket::issue(production.spec().uuid, trap.count);
     CycleReport report;
     StepClock step(report.boot);
     std::optional<BootVm> boot;
@@ -254,7 +297,10 @@ CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
     step("save", [&] { boot->save(); });
     BootedGuest guest = step("end", [&] { return boot->end(); });
     boot.reset();
-    report.handOver = handOver(production, guest);
+    handover::Bundle bundle = step("bundle", [&] {
+        return makeBundle(std::move(guest), production.spec(), job);
+    });
+    report.handOver = handOver(production, bundle, job);
     return report;
 }
 

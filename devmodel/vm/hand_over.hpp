@@ -2,6 +2,7 @@
 
 #include "common/json.hpp"
 #include "devmodel/handover/admit.hpp"
+#include "devmodel/handover/bundle.hpp"
 #include "devmodel/handover/memory_image.hpp"
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/vm/boot_vm.hpp"
@@ -35,20 +36,28 @@ struct HandOverReport
     Json toJson() const;
 };
 
-/** Takes a guest from the boot machine (dead by now) into the trapped
- * production machine and lets it run there: memory copy with digests, parse,
- * reduce, admit, load, links up, cont.
+/** Makes a bundle of what a boot left behind, digests included. */
+handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
+                            const handover::JobTicket& job);
+
+/** Takes a guest out of a bundle into the trapped production machine and lets
+ * it run there: memory copied and compared with its digests, device state
+ * parsed, reduced, admitted and loaded, links up, cont.
  *
  * All or nothing: on any exception the VM is trapped, no code of the guest has
- * run and the disks are as the boot machine left them; another guest can be
- * handed over then. Refused says which section or page was not acceptable and
- * why.
+ * run and the disks are as the boot machine left them; another bundle can be
+ * handed over then. Refused says what was not acceptable and why: a bundle of
+ * another job, a section, a page.
  */
-HandOverReport handOver(ProductionVm& production, const BootedGuest& guest);
+HandOverReport handOver(ProductionVm& production,
+                        const handover::Bundle& bundle,
+                        const handover::JobTicket& job);
 
-/** The hand-over without its last step, for those who time or test it: the
- * VM is paused, with its state loaded. */
-HandOverReport loadGuest(ProductionVm& production, const BootedGuest& guest);
+/** The hand-over without its last step: the VM is paused, with its state
+ * loaded. */
+HandOverReport loadBundle(ProductionVm& production,
+                          const handover::Bundle& bundle,
+                          const handover::JobTicket& job);
 
 /** Where and how guests are booted. */
 struct BootSite
@@ -63,7 +72,7 @@ struct BootSite
 /** The whole way of one boot. */
 struct CycleReport
 {
-    std::vector<StepTime> boot; ///< start, boot, save, end
+    std::vector<StepTime> boot; ///< start, boot, save, end, bundle
     HandOverReport handOver;
     /** From the trapped guest to the guest running again. */
     double seconds() const;
@@ -73,8 +82,9 @@ struct CycleReport
 /** Called with the boot machine as soon as its guest counts as booted. */
 using BootedHook = std::function<void(BootVm&)>;
 
-/** Boots the trapped guest on the full machine and brings it back. All or
- * nothing, as handOver(). */
+/** Boots the trapped guest on the full machine and brings it back, with a job
+ * ticket of its own. All or nothing, as handOver(). The guest's specification
+ * needs a UUID. */
 CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
                             const BootedHook& booted = {});
 

@@ -14,8 +14,6 @@ namespace airlock::vm
 namespace
 {
 
-constexpr const char* productionMachine = "airlock-1.0";
-constexpr const char* bootMachine = "airlock-boot-1.0";
 constexpr std::uint64_t mib = 1U << 20;
 
 using Argv = std::vector<std::string>;

@@ -9,6 +9,10 @@
 namespace airlock::vm
 {
 
+/** Machine types of the two builds. */
+inline constexpr const char* productionMachine = "airlock-1.0";
+inline constexpr const char* bootMachine = "airlock-boot-1.0";
+
 /** A QEMU build of ours. */
 struct Qemu
 {
