@@ -61,19 +61,20 @@ TEST(Manifest, ReadsWhatItWrote)
 TEST(Manifest, EveryMemberIsRequired)
 {
     Json document = Json::parse(sample().toJson());
-    for (const auto& [key, value] : document.items())
+    for (auto member = document.begin(); member != document.end(); ++member)
     {
+        const std::string& key = member.key();
         EXPECT_THAT(refusalAfter([&](Json& doc) { doc.erase(key); }),
                     testing::HasSubstr("\"" + key + "\" is missing"));
-        if (!value.is_object() || key == "seconds")
+        if (!member->is_object() || key == "seconds")
         {
             continue;
         }
-        for (const auto& [inner, unused] : value.items())
+        for (auto inner = member->begin(); inner != member->end(); ++inner)
         {
-            EXPECT_EQ(refusalAfter([&](Json& doc) { doc[key].erase(inner); }),
-                      "manifest: " + key + ": member \"" + inner +
-                          "\" is missing");
+            auto change = [&](Json& doc) { doc[key].erase(inner.key()); };
+            EXPECT_EQ(refusalAfter(change), "manifest: " + key + ": member \"" +
+                                                inner.key() + "\" is missing");
         }
     }
 }
@@ -81,12 +82,12 @@ TEST(Manifest, EveryMemberIsRequired)
 TEST(Manifest, EveryMemberHasItsType)
 {
     Json document = Json::parse(sample().toJson()).flatten();
-    for (const auto& [pointer, unused] : document.items())
+    for (auto member = document.begin(); member != document.end(); ++member)
     {
         auto change = [&](Json& doc) {
-            doc[Json::json_pointer(pointer)] = {{"odd", {1, -2.5}}};
+            doc[Json::json_pointer(member.key())] = {{"odd", {1, -2.5}}};
         };
-        EXPECT_NE(refusalAfter(change), "not refused") << pointer;
+        EXPECT_NE(refusalAfter(change), "not refused") << member.key();
     }
 }
 
