@@ -14,6 +14,8 @@
  */
 #include "qemu/osdep.h"
 #include "airlock-acpi.h"
+#include "fw_cfg.h"
+#include "hw/block/fdc.h"
 #include "hw/boards.h"
 #include "hw/char/parallel-isa.h"
 #include "hw/char/serial-isa.h"
@@ -21,16 +23,18 @@
 #include "hw/i386/kvm/clock.h"
 #include "hw/i386/pc.h"
 #include "hw/i386/x86.h"
-#include "hw/ide/ahci-pci.h"
-#include "hw/ide/pci.h"
+#include "hw/input/i8042.h"
+#include "hw/irq.h"
 #include "hw/isa/isa.h"
 #include "hw/pci-host/q35.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-properties.h"
+#include "hw/rtc/mc146818rtc.h"
 #include "hw/southbridge/ich9.h"
+#include "hw/timer/hpet.h"
+#include "hw/timer/i8254.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
-#include "qemu/timer.h"
 #include "system/kvm.h"
 #include "target/i386/cpu.h"
 
@@ -177,25 +181,37 @@ static void airlock_boot_machine_done(Notifier *notifier, void *data)
                                                  AirlockBootMachineState,
                                                  machine_done);
 
+    PCMachineState *pcms = PC_MACHINE(abms);
+    X86MachineState *x86ms = X86_MACHINE(abms);
+
     if (object_child_foreach_recursive(object_get_root(),
                                        airlock_check_device, NULL)) {
         exit(EXIT_FAILURE);
     }
+
+    x86_rtc_set_cpus_count(x86ms->rtc, x86ms->boot_cpus);
+    fw_cfg_build_smbios(pcms, x86ms->fw_cfg, pcms->smbios_entry_point_type);
+    fw_cfg_add_e820(x86ms->fw_cfg);
+    fw_cfg_build_feature_control(MACHINE(pcms), x86ms->fw_cfg);
+    fw_cfg_modify_i16(x86ms->fw_cfg, FW_CFG_NB_CPUS, x86ms->boot_cpus);
     if (airlock_boot_wants(abms, AIRLOCK_DEV_acpi)) {
-        airlock_acpi_setup(X86_MACHINE(abms), abms->host, abms->isa_bus);
+        airlock_acpi_setup(x86ms, abms->host, abms->isa_bus);
     }
 }
 
-/* Firmware and south bridge are one: say so instead of starting half of it. */
+/*
+ * The south bridge contains RTC and DMA controllers, and no firmware starts
+ * without it or fw_cfg: refuse instead of starting half a machine.
+ */
 static void airlock_boot_check_options(AirlockBootMachineState *abms)
 {
     static const AirlockDeviceId needed[] = {
-        AIRLOCK_DEV_lpc, AIRLOCK_DEV_rtc, AIRLOCK_DEV_fw_cfg,
+        AIRLOCK_DEV_lpc, AIRLOCK_DEV_rtc, AIRLOCK_DEV_dma, AIRLOCK_DEV_fw_cfg,
     };
 
     for (int i = 0; i < ARRAY_SIZE(needed); i++) {
         if (!abms->enabled[needed[i]]) {
-            error_report("'%s=off': the firmware cannot start without the %s",
+            error_report("'%s=off': no firmware starts without the %s",
                          airlock_catalog[needed[i]].name,
                          airlock_catalog[needed[i]].purpose);
             exit(EXIT_FAILURE);
@@ -263,18 +279,93 @@ static void airlock_boot_lpc_create(AirlockBootMachineState *abms)
     abms->isa_bus = ISA_BUS(qdev_get_child_bus(DEVICE(lpc), "isa.0"));
 }
 
-/*
- * The rest of the PC/AT.  pc_basic_device_init() makes the timers, the RTC
- * wiring and the "super I/O" chips according to PCMachineState.
- */
-static void airlock_boot_isa_create(AirlockBootMachineState *abms)
+static void airlock_boot_set_a20(void *opaque, int line, int level)
+{
+    x86_cpu_set_a20(opaque, level);
+}
+
+/* i8042, port 0x92 and what hangs on them; both drive the A20 gate. */
+static void airlock_boot_keyboard_create(AirlockBootMachineState *abms)
+{
+    qemu_irq *a20 = qemu_allocate_irqs(airlock_boot_set_a20, first_cpu, 2);
+    ISADevice *i8042 = NULL;
+
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_i8042)) {
+        i8042 = isa_create_simple(abms->isa_bus, TYPE_I8042);
+        qdev_connect_gpio_out_named(DEVICE(i8042), I8042_A20_LINE, 0, a20[0]);
+    }
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_port92)) {
+        ISADevice *port92 = isa_create_simple(abms->isa_bus, TYPE_PORT92);
+
+        qdev_connect_gpio_out_named(DEVICE(port92), PORT92_A20_LINE, 0,
+                                    a20[1]);
+    }
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_vmport)) {
+        ISADevice *vmmouse = isa_new("vmmouse");
+
+        isa_create_simple(abms->isa_bus, TYPE_VMPORT);
+        object_property_set_link(OBJECT(vmmouse), TYPE_I8042, OBJECT(i8042),
+                                 &error_abort);
+        isa_realize_and_unref(vmmouse, abms->isa_bus, &error_fatal);
+    }
+    g_free(a20);
+}
+
+static DeviceState *airlock_boot_hpet_create(X86MachineState *x86ms)
+{
+    DeviceState *hpet = qdev_new(TYPE_HPET);
+
+    qdev_prop_set_uint32(hpet, HPET_INTCAP, 1 << 2 | 1 << 8 | 0xff << 16);
+    sysbus_realize_and_unref(SYS_BUS_DEVICE(hpet), &error_fatal);
+    sysbus_mmio_map(SYS_BUS_DEVICE(hpet), 0, HPET_BASE);
+    for (int i = 0; i < IOAPIC_NUM_PINS; i++) {
+        sysbus_connect_irq(SYS_BUS_DEVICE(hpet), i, x86ms->gsi[i]);
+    }
+    /* In legacy mode it takes the place of the other two timers' lines. */
+    qdev_connect_gpio_out(DEVICE(x86ms->rtc), 0,
+                          qdev_get_gpio_in(hpet, HPET_LEGACY_RTC_INT));
+    return hpet;
+}
+
+static void airlock_boot_timers_create(AirlockBootMachineState *abms)
 {
     PCMachineState *pcms = PC_MACHINE(abms);
+    DeviceState *hpet = NULL;
+    ISADevice *pit;
+
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_hpet)) {
+        hpet = airlock_boot_hpet_create(X86_MACHINE(abms));
+    }
+    if (!airlock_boot_wants(abms, AIRLOCK_DEV_pit)) {
+        return;
+    }
+    if (kvm_pit_in_kernel()) {
+        pit = kvm_pit_init(abms->isa_bus, 0x40);
+    } else {
+        pit = i8254_pit_init(abms->isa_bus, 0x40, hpet ? -1 : 0,
+                             hpet ? qdev_get_gpio_in(hpet,
+                                                     HPET_LEGACY_PIT_INT)
+                                  : NULL);
+    }
+    if (hpet) {
+        qdev_connect_gpio_out(hpet, 0, qdev_get_gpio_in(DEVICE(pit), 0));
+    }
+    object_property_set_link(OBJECT(pcms->pcspk), "pit", OBJECT(pit),
+                             &error_fatal);
+    isa_realize_and_unref(pcms->pcspk, abms->isa_bus, &error_fatal);
+}
+
+static void airlock_boot_legacy_create(AirlockBootMachineState *abms)
+{
     X86MachineState *x86ms = X86_MACHINE(abms);
 
-    pc_basic_device_init(pcms, abms->isa_bus, x86ms->gsi, x86ms->rtc,
-                         airlock_boot_wants(abms, AIRLOCK_DEV_floppy),
-                         1 << 2 | 1 << 8 | 0xff0000 /* HPET routes */);
+    airlock_boot_timers_create(abms);
+    airlock_boot_keyboard_create(abms);
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_serial)) {
+        serial_hds_isa_init(abms->isa_bus, 0, 1);
+    }
+    /* Boot order for firmware that is given no boot index: disk, CD-ROM */
+    mc146818rtc_set_cmos_data(MC146818_RTC(x86ms->rtc), 0x3d, 0x32);
 }
 
 static void airlock_boot_extraneous_create(AirlockBootMachineState *abms)
@@ -297,6 +388,12 @@ static void airlock_boot_extraneous_create(AirlockBootMachineState *abms)
     }
     if (airlock_boot_wants(abms, AIRLOCK_DEV_pvpanic)) {
         isa_create_simple(abms->isa_bus, "pvpanic");
+    }
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_floppy)) {
+        isa_create_simple(abms->isa_bus, TYPE_ISA_FDC);
+    }
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_parallel)) {
+        parallel_hds_isa_init(abms->isa_bus, 1);
     }
 }
 
@@ -329,7 +426,7 @@ static void airlock_boot_machine_state_init(MachineState *machine)
     }
     airlock_pm_create(get_system_io(), x86ms->gsi[AIRLOCK_SCI_GSI]);
 
-    airlock_boot_isa_create(abms);
+    airlock_boot_legacy_create(abms);
     airlock_boot_extraneous_create(abms);
 
     abms->machine_done.notify = airlock_boot_machine_done;
