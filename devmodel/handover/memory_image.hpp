@@ -24,7 +24,7 @@
  * buffer, and from that buffer it is hashed and written. So the digest is
  * always that of the bytes that went to the destination, whatever happens to
  * the source. (Mapping a sealed source saves that copy but costs as much in
- * page faults: docs of tests/bench/memory_bench.cpp.) What a changing source
+ * page faults, see tests/bench/memory_bench.cpp.) What a changing source
  * can do is deliver a state that never existed at one time; the admission of
  * the device state looks at the destination for that reason.
  */

@@ -6,7 +6,7 @@
  *
  * Ways that were measured and not taken (300 MiB, one core's time, SHA-NI):
  * hashing a mapping of the source instead of a private buffer saves the copy
- * (54 ms) and pays as much in page faults (52 to 68 ms); memcpy into a mapping
+ * (54 ms) and pays as much in page faults (40 to 80 ms); memcpy into a mapping
  * of the destination costs 75 ms more than pwrite, which need not clear a page
  * that it is about to fill.
  */
