@@ -31,37 +31,8 @@ UniqueFd reopenWriteOnly(int fd)
     return openFile("/proc/self/fd/" + std::to_string(fd), O_WRONLY);
 }
 
-void waitShell(Machine& machine, const Deadline& deadline)
-{
-    GuestShell shell(machine);
-    shell.waitPrompt(deadline.left());
-    shell.checkDisk(deadline.left());
-}
-
-void waitSerial(Machine& machine, const std::string& expression,
-                const Deadline& deadline)
-{
-    for (;;)
-    {
-        try
-        {
-            machine.serial().waitForRegex(expression,
-                                          std::min(waitStep, deadline.left()));
-            return;
-        }
-        catch (const TimedOut&)
-        {
-            if (deadline.passed())
-            {
-                throw;
-            }
-        }
-        machine.drainConsoles();
-    }
-}
-
 void waitTime(Machine& machine, std::chrono::seconds time,
-              const Deadline& deadline)
+              const Deadline& deadline, const Tick& tick)
 {
     Deadline end(time);
     while (!end.passed())
@@ -72,6 +43,10 @@ void waitTime(Machine& machine, std::chrono::seconds time,
                            "policy's");
         }
         machine.drainConsoles();
+        if (tick)
+        {
+            tick();
+        }
         std::this_thread::sleep_for(std::min(waitStep, end.left()));
     }
 }
@@ -153,20 +128,24 @@ BootVm::BootVm(const Qemu& qemu, const GuestSpec& spec,
     machine_.resume();
 }
 
-void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout)
+void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout,
+                        const Tick& tick)
 {
     Deadline deadline(timeout);
     if (const auto* serial = std::get_if<BootedSerial>(&policy))
     {
-        waitSerial(machine_, serial->expression, deadline);
+        machine_.waitForRegex(machine_.serial(), serial->expression, deadline,
+                              tick);
     }
     else if (const auto* after = std::get_if<BootedAfter>(&policy))
     {
-        waitTime(machine_, after->time, deadline);
+        waitTime(machine_, after->time, deadline, tick);
     }
     else
     {
-        waitShell(machine_, deadline);
+        GuestShell shell(machine_);
+        shell.waitPrompt(deadline.left(), tick);
+        shell.checkDisk(deadline.left());
     }
 }
 

@@ -54,8 +54,10 @@ class BootVm
 
     Machine& machine() { return machine_; }
 
-    /** Throws TimedOut with what the guest showed last. */
-    void waitBooted(const BootedPolicy& policy, Milliseconds timeout);
+    /** Throws TimedOut with what the guest showed last. Calls `tick` several
+     * times a second while it waits. */
+    void waitBooted(const BootedPolicy& policy, Milliseconds timeout,
+                    const Tick& tick = {});
 
     /** Stops the guest and saves the state of its devices. */
     void save();

@@ -33,26 +33,9 @@ std::string base64(std::string_view text)
 
 } // namespace
 
-void GuestShell::waitPrompt(Milliseconds timeout)
+void GuestShell::waitPrompt(Milliseconds timeout, const Tick& tick)
 {
-    Deadline deadline(timeout);
-    for (;;)
-    {
-        try
-        {
-            machine_.console().waitForRegex(
-                prompt, std::min(waitStep, deadline.left()));
-            return;
-        }
-        catch (const TimedOut&)
-        {
-            if (deadline.passed())
-            {
-                throw;
-            }
-        }
-        machine_.drainSerial();
-    }
+    machine_.waitForRegex(machine_.console(), prompt, Deadline(timeout), tick);
 }
 
 std::string GuestShell::run(const std::string& command, Milliseconds timeout)

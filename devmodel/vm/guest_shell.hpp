@@ -20,7 +20,7 @@ class GuestShell
     explicit GuestShell(Machine& machine) : machine_(machine) {}
 
     /** Waits for the prompt of a shell. Drains the serial line meanwhile. */
-    void waitPrompt(Milliseconds timeout);
+    void waitPrompt(Milliseconds timeout, const Tick& tick = {});
 
     /** Output of a command; Error when its exit status is not 0. */
     std::string run(const std::string& command, Milliseconds timeout);

@@ -289,11 +289,22 @@ CycleReport bootAndHandOver(ProductionVm& production, const BootSite& site,
         production.releaseDisks();
         boot.emplace(site.qemu, production.spec(), site.options, site.log);
     });
-    step("boot", [&] { boot->waitBooted(site.policy, site.timeout); });
+    auto progress = [&site](const char* what) {
+        if (site.progress)
+        {
+            site.progress(what);
+        }
+    };
+    step("boot", [&] {
+        boot->waitBooted(site.policy, site.timeout,
+                         [&] { progress("the guest boots"); });
+    });
     if (booted)
     {
+        progress("the guest has booted");
         booted(*boot);
     }
+    progress("its state moves over");
     step("save", [&] { boot->save(); });
     BootedGuest guest = step("end", [&] { return boot->end(); });
     boot.reset();

@@ -67,6 +67,9 @@ struct BootSite
     BootedPolicy policy = BootedShell{};
     Milliseconds timeout = std::chrono::minutes(10);
     std::filesystem::path log;
+    /** Told what is being done, several times a second while it takes long;
+     * may be empty. */
+    std::function<void(const std::string& what)> progress;
 };
 
 /** The whole way of one boot. */

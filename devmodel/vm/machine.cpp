@@ -15,6 +15,7 @@ namespace airlock::vm
 namespace
 {
 
+constexpr Milliseconds waitStep{250};
 constexpr std::size_t logQuote = 1000;
 constexpr std::size_t logMax = 16U << 20;
 
@@ -127,14 +128,40 @@ void Machine::drainConsoles()
     {
         console_->drain();
     }
-    drainSerial();
-}
-
-void Machine::drainSerial()
-{
     if (serial_)
     {
         serial_->drain();
+    }
+}
+
+void Machine::waitForRegex(Console& where, const std::string& expression,
+                           const Deadline& deadline, const Tick& tick)
+{
+    for (;;)
+    {
+        try
+        {
+            where.waitForRegex(expression, std::min(waitStep, deadline.left()));
+            return;
+        }
+        catch (const TimedOut&)
+        {
+            if (deadline.passed())
+            {
+                throw;
+            }
+        }
+        for (std::optional<Console>* other : {&console_, &serial_})
+        {
+            if (*other && &**other != &where)
+            {
+                (*other)->drain();
+            }
+        }
+        if (tick)
+        {
+            tick();
+        }
     }
 }
 

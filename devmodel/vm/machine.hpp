@@ -17,6 +17,9 @@
 namespace airlock::vm
 {
 
+/** Called now and then while something takes long; may be empty. */
+using Tick = std::function<void()>;
+
 /** A running QEMU: its process, its QMP connection, the guest's consoles and
  * the file that holds the guest's memory.
  *
@@ -52,10 +55,13 @@ class Machine
     /** The guest's consoles; throw Error if the machine has none. */
     Console& console();
     Console& serial();
-    /** Takes what the guest has written, so that it does not block. Call them
+    /** Takes what the guest has written, so that it does not block. Call it
      * while waiting for something else. */
     void drainConsoles();
-    void drainSerial();
+    /** Waits for an expression on one console (Console::waitForRegex) and
+     * drains the other one meanwhile. */
+    void waitForRegex(Console& where, const std::string& expression,
+                      const Deadline& deadline, const Tick& tick = {});
 
     bool running();
     void stop();

@@ -1,0 +1,174 @@
+#include "report.hpp"
+
+#include "common/table.hpp"
+#include "devmodel/catalog/catalog.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+namespace airlock::demo
+{
+
+namespace
+{
+
+constexpr std::size_t indent = 2;
+constexpr std::size_t rangesShown = 64;
+
+std::string seconds(double value)
+{
+    return fmt::format("{:.3f} s", value);
+}
+
+/** Devices of both machines as rows of the catalog. */
+std::string deviceTable(const Outcome& outcome)
+{
+    auto count = [](const vm::Survey& survey, const catalog::Device& row) {
+        unsigned sum = 0;
+        for (const auto& [type, number] : survey.devices)
+        {
+            sum += catalog::findByType(type) == &row ? number : 0;
+        }
+        return sum;
+    };
+    Table table({{"device"},
+                 {"class"},
+                 {"before", Table::Align::right},
+                 {"after", Table::Align::right},
+                 {"purpose"}});
+    for (const catalog::Device& row : catalog::devices())
+    {
+        unsigned before = count(outcome.full, row);
+        unsigned after = count(outcome.stripped, row);
+        if (before + after > 0)
+        {
+            table.row({std::string(row.id),
+                       std::string(catalog::toString(row.deviceClass)),
+                       std::to_string(before),
+                       after == 0 ? "-" : std::to_string(after),
+                       std::string(row.purpose)});
+        }
+    }
+    return table.render(indent);
+}
+
+std::string rangeTable(const std::string& title,
+                       const std::vector<vm::AddressRange>& before,
+                       const std::vector<vm::AddressRange>& after)
+{
+    std::map<std::string, std::string> left;
+    std::set<std::string> seen;
+    for (const vm::AddressRange& range : after)
+    {
+        left[vm::describe(range)] = range.name;
+    }
+    Table table({{title}, {"before"}, {"after"}});
+    for (const vm::AddressRange& range : before)
+    {
+        std::string key = vm::describe(range);
+        seen.insert(key);
+        if (seen.size() <= rangesShown)
+        {
+            table.row(
+                {key, range.name, left.count(key) != 0 ? left.at(key) : "-"});
+        }
+    }
+    for (const auto& [key, name] : left)
+    {
+        if (seen.count(key) == 0)
+        {
+            table.row({key, "-", name});
+        }
+    }
+    return table.render(indent);
+}
+
+std::string summaryTable(const Outcome& outcome)
+{
+    const vm::HandOverReport& moved = outcome.lives.back().cycle.handOver;
+    Table table({{"what the guest can reach"},
+                 {"before", Table::Align::right},
+                 {"after", Table::Align::right}});
+    auto row = [&table](const char* what, std::uint64_t before,
+                        std::uint64_t after) {
+        table.row({what, std::to_string(before), std::to_string(after)});
+    };
+    row("devices (QOM)", outcome.full.deviceCount(),
+        outcome.stripped.deviceCount());
+    row("savevm sections", moved.kept.size() + moved.dropped.size(),
+        moved.kept.size());
+    row("I/O ports, without BARs", outcome.full.portCount(),
+        outcome.stripped.portCount());
+    row("I/O port ranges", outcome.full.ports.size(),
+        outcome.stripped.ports.size());
+    row("MMIO ranges, without BARs", outcome.full.mmio.size(),
+        outcome.stripped.mmio.size());
+    return table.render(indent);
+}
+
+/** One row for each step, one column for each life. */
+std::string timeTable(const Outcome& outcome)
+{
+    std::vector<Table::Column> columns = {{"step"}};
+    for (std::size_t i = 0; i < outcome.lives.size(); i++)
+    {
+        columns.push_back(
+            {"boot " + std::to_string(i + 1), Table::Align::right});
+    }
+    Table table(columns);
+    auto add = [&](const std::string& name, const auto& get) {
+        std::vector<std::string> cells = {name};
+        for (const Life& life : outcome.lives)
+        {
+            cells.push_back(seconds(get(life.cycle)));
+        }
+        table.row(std::move(cells));
+    };
+    const vm::CycleReport& first = outcome.lives.front().cycle;
+    for (std::size_t i = 0; i < first.boot.size(); i++)
+    {
+        add("boot machine: " + first.boot[i].name,
+            [i](const vm::CycleReport& c) { return c.boot.at(i).seconds; });
+    }
+    for (std::size_t i = 0; i < first.handOver.steps.size(); i++)
+    {
+        add("hand-over: " + first.handOver.steps[i].name,
+            [i](const vm::CycleReport& c) {
+                return c.handOver.steps.at(i).seconds;
+            });
+    }
+    add("from trap to running again",
+        [](const vm::CycleReport& c) { return c.seconds(); });
+    return table.render(indent);
+}
+
+std::string checkTable(const Checks& checks)
+{
+    Table table({{"held"}, {"check"}, {"seen"}});
+    for (const Check& check : checks.list())
+    {
+        table.row({check.ok ? "yes" : "NO", check.name, check.detail});
+    }
+    return table.render(indent);
+}
+
+} // namespace
+
+std::string render(const Outcome& outcome)
+{
+    std::string out = "\nDevices: before (full machine, booting), after "
+                      "(stripped machine, living)\n\n";
+    out += deviceTable(outcome) + "\n";
+    out += rangeTable("I/O ports", outcome.full.ports, outcome.stripped.ports) +
+           "\n";
+    out += rangeTable("MMIO", outcome.full.mmio, outcome.stripped.mmio) + "\n";
+    out += summaryTable(outcome) + "\nTime of each step\n\n";
+    out += timeTable(outcome) + "\nWhat was seen\n\n";
+    out += checkTable(outcome.checks);
+    return out;
+}
+
+} // namespace airlock::demo
