@@ -20,6 +20,7 @@
 #include "hw/acpi/utils.h"
 #include "hw/boards.h"
 #include "hw/i386/airlock.h"
+#include "hw/i386/pc.h"
 #include "hw/input/i8042.h"
 #include "hw/nvram/fw_cfg.h"
 #include "hw/pci/pci_host.h"
@@ -291,8 +292,12 @@ static void airlock_acpi_build(AirlockAcpiState *s, AcpiBuildTables *tables)
                &(AcpiRsdpData) { .revision = 0, .oem_id = x86ms->oem_id,
                                  .rsdt_tbl_offset = &rsdt });
 
-    acpi_align_size(blob, AIRLOCK_ACPI_TABLE_ALIGN);
-    acpi_align_size(tables->linker->cmd_blob, AIRLOCK_ACPI_LOADER_ALIGN);
+    /* Room to grow, because the firmware's view changes what is in there */
+    g_array_set_size(blob, ROUND_UP(acpi_data_len(blob),
+                                    AIRLOCK_ACPI_TABLE_ALIGN));
+    g_array_set_size(tables->linker->cmd_blob,
+                     ROUND_UP(acpi_data_len(tables->linker->cmd_blob),
+                              AIRLOCK_ACPI_LOADER_ALIGN));
 }
 
 static void airlock_acpi_replace(MemoryRegion *mr, GArray *data)

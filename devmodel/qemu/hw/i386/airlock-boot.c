@@ -22,6 +22,7 @@
 #include "hw/i386/airlock.h"
 #include "hw/i386/kvm/clock.h"
 #include "hw/i386/pc.h"
+#include "hw/i386/vmport.h"
 #include "hw/i386/x86.h"
 #include "hw/input/i8042.h"
 #include "hw/irq.h"
@@ -36,7 +37,9 @@
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "system/kvm.h"
+#include "system/system.h"
 #include "target/i386/cpu.h"
+#include "target/i386/kvm/kvm_i386.h"
 
 #define AIRLOCK_BOOT_MAX_CPUS   64
 #define AIRLOCK_LPC_DEVFN       PCI_DEVFN(ICH9_LPC_DEV, ICH9_LPC_FUNC)
@@ -206,7 +209,7 @@ static void airlock_boot_machine_done(Notifier *notifier, void *data)
 static void airlock_boot_check_options(AirlockBootMachineState *abms)
 {
     static const AirlockDeviceId needed[] = {
-        AIRLOCK_DEV_lpc, AIRLOCK_DEV_rtc, AIRLOCK_DEV_dma, AIRLOCK_DEV_fw_cfg,
+        AIRLOCK_DEV_lpc, AIRLOCK_DEV_rtc, AIRLOCK_DEV_dma, AIRLOCK_DEV_fwcfg,
     };
 
     for (int i = 0; i < ARRAY_SIZE(needed); i++) {
