@@ -1,41 +1,25 @@
 #pragma once
 
-#include "common/file.hpp"
 #include "common/json.hpp"
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/hand_over.hpp"
+#include "guest_files.hpp"
 
-#include <filesystem>
 #include <map>
-#include <optional>
+#include <memory>
 #include <string>
 
 namespace airlock::test
 {
 
-/** What a test wants of its guest. */
-struct GuestCase
-{
-    std::string kernel = "cloud"; ///< of tools/build-image
-    unsigned vcpus = 2;
-    std::uint64_t memory = 1ULL << 30;
-    bool msix = true;
-
-    /** "standard_2cpu_1GiB_msix", good as the name of a test. */
-    std::string name() const;
-};
-
-/** One guest on a copy of the image, both QEMUs, and what the test remembers
- * of it. Everything goes away with the object. */
+/** One guest on the production machine, and what the test remembers of it. */
 class GuestRig
 {
   public:
     explicit GuestRig(const GuestCase& guest);
 
     vm::ProductionVm& production() { return *production_; }
-    const vm::GuestSpec& spec() const { return spec_; }
-    const vm::BootSite& site() const { return site_; }
-    const std::filesystem::path& directory() const { return files_.path(); }
+    const GuestFiles& files() const { return files_; }
 
     /** Boots the trapped guest and hands it over; on the way asks the guest on
      * the boot machine for a report and lets it write a marker. */
@@ -58,10 +42,8 @@ class GuestRig
     void mark(vm::GuestShell& shell, const std::string& name);
     void expectMarkers();
 
-    TempDirectory files_;
-    vm::GuestSpec spec_;
-    vm::BootSite site_;
-    std::optional<vm::ProductionVm> production_;
+    GuestFiles files_;
+    std::unique_ptr<vm::ProductionVm> production_;
     std::map<std::string, std::string> markers_; ///< name -> sha256
     Json bootReport_;
     Json lastReport_;
