@@ -11,7 +11,7 @@ fuzz_build() {
         CXX=clang++ CC=clang logged fuzz-setup meson setup "$dir" \
             "$AIRLOCK_ROOT" -Dfuzzers=true -Db_lundef=false \
             -Db_sanitize=address,undefined \
-            -Dcpp_args=-fsanitize=fuzzer-no-link
+            -Dcpp_args=-fsanitize=fuzzer-no-link || return 1
     fi
     local targets
     mapfile -t targets < <(fuzz_targets)
@@ -52,6 +52,10 @@ run_suite() {
     # The time limit keeps CI in its bounds; --full runs all inputs.
     fuzz_seconds=60
     [[ $AIRLOCK_FULL -eq 0 ]] || fuzz_seconds=0
-    fuzz_build
+    if ! fuzz_build; then
+        say "not ok - the libFuzzer build"
+        add_result "0 1 0"
+        return
+    fi
     for target in $(fuzz_targets); do run_target "$target"; done
 }

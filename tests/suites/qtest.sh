@@ -4,13 +4,16 @@
 needs="cpp qtest"
 
 run_suite() {
-    local build dir
+    local build dir program
     # Tests of the trap under KVM are ours: qtest has no vCPU that runs.
     meson_suite qtest
     for build in production boot; do
         dir=$AIRLOCK_BUILD/qemu/$build
-        QTEST_QEMU_BINARY=$dir/qemu-system-x86_64 \
-            tap_program "qtest-$build.log" \
-            "$dir/tests/qtest/airlock-test" --tap
+        for program in "$dir"/tests/qtest/airlock*-test; do
+            [[ -x $program ]] || continue
+            QTEST_QEMU_BINARY=$dir/qemu-system-x86_64 \
+                tap_program "qtest-$build-${program##*/}.log" \
+                "$program" --tap
+        done
     done
 }
