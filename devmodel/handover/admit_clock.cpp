@@ -52,11 +52,12 @@ void kvmclock(Subject& subject)
 void airlockPm(Subject& subject)
 {
     constexpr std::uint64_t globalLock = 1U << 5;
+    constexpr std::uint64_t rtcAlarm = 1U << 10;
     constexpr std::uint64_t powerButton = 1U << 8;
     constexpr std::uint64_t busMasterReload = 1U << 1;
     constexpr std::uint64_t sleepType = 7U << 10;
-    subject.onlyBits("pm1_sts", globalLock | powerButton);
-    subject.onlyBits("pm1_en", globalLock | powerButton);
+    subject.onlyBits("pm1_sts", powerButton);
+    subject.onlyBits("pm1_en", globalLock | powerButton | rtcAlarm);
     subject.onlyBits("pm1_cnt", busMasterReload | sleepType);
 }
 

@@ -223,7 +223,6 @@ static void airlock_acpi_build_fadt(AirlockAcpiState *s, GArray *table_data,
         .flags = (1 << ACPI_FADT_F_WBINVD) |
                  (1 << ACPI_FADT_F_PROC_C1) |
                  (1 << ACPI_FADT_F_SLP_BUTTON) |
-                 (1 << ACPI_FADT_F_FIX_RTC) |
                  (1 << ACPI_FADT_F_RESET_REG_SUP) |
                  (1 << ACPI_FADT_F_USE_PLATFORM_CLOCK),
         .int_model = 1,             /* multiple APIC */

@@ -21,11 +21,15 @@
 #include "qemu/module.h"
 #include "qemu/timer.h"
 
-/* ACPI 1.0b, 4.7.3.1 and 4.7.3.2: the bits that exist here */
-#define PM1_STS_BITS    (ACPI_BITMASK_POWER_BUTTON_STATUS | \
-                         ACPI_BITMASK_GLOBAL_LOCK_STATUS)
+/*
+ * ACPI 1.0b, 4.7.3.1 and 4.7.3.2: the bits that exist here.  Operating
+ * systems enable the RTC alarm as a wake-up event and check that the bit
+ * stays, although it can never occur.
+ */
+#define PM1_STS_BITS    ACPI_BITMASK_POWER_BUTTON_STATUS
 #define PM1_EN_BITS     (ACPI_BITMASK_POWER_BUTTON_ENABLE | \
-                         ACPI_BITMASK_GLOBAL_LOCK_ENABLE)
+                         ACPI_BITMASK_GLOBAL_LOCK_ENABLE | \
+                         ACPI_BITMASK_RT_CLOCK_ENABLE)
 #define PM1_CNT_BITS    (ACPI_BITMASK_BUS_MASTER_RLD | \
                          ACPI_BITMASK_SLEEP_TYPE)
 #define PM1_SLP_TYP_S5  0
