@@ -98,7 +98,7 @@ void Checks::addMarkers(const Json& expected, const Json& report)
     {
         auto found = markers.find(name);
         std::string seen = found ? found->string() : "missing";
-        add("file written " + name + " is there", seen == digest,
+        add("file " + name + " is there, unchanged", seen == digest,
             "sha256 " + printable(seen.substr(0, 12)));
     }
 }

@@ -17,6 +17,14 @@ namespace
 
 constexpr std::size_t indent = 2;
 constexpr std::size_t rangesShown = 64;
+constexpr std::size_t purposeWidth = 34; ///< a table line has 80 columns
+
+std::string shorten(std::string_view text, std::size_t width)
+{
+    return text.size() <= width
+               ? std::string(text)
+               : std::string(text.substr(0, width - 3)) + "...";
+}
 
 std::string seconds(double value)
 {
@@ -49,7 +57,7 @@ std::string deviceTable(const Outcome& outcome)
                        std::string(catalog::toString(row.deviceClass)),
                        std::to_string(before),
                        after == 0 ? "-" : std::to_string(after),
-                       std::string(row.purpose)});
+                       shorten(row.purpose, purposeWidth)});
         }
     }
     return table.render(indent);

@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <thread>
 
@@ -19,7 +20,7 @@ namespace
 constexpr const char* hostAddress = "192.0.2.1";
 constexpr const char* guestAddress = "192.0.2.2";
 constexpr const char* guestMac = "52:54:00:a1:0c:01";
-constexpr unsigned stepCount = 12;
+constexpr unsigned stepCount = 8;
 
 constexpr Milliseconds coldTime = std::chrono::seconds(30);
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
@@ -52,6 +53,13 @@ void copyImage(const std::filesystem::path& from,
     {
         throw Error("cannot copy the guest's image: " + output.err);
     }
+}
+
+/** "first life" -> "first-life": markers are named without blanks. */
+std::string markerWord(std::string name)
+{
+    std::replace(name.begin(), name.end(), ' ', '-');
+    return name;
 }
 
 Json surveyToJson(const vm::Survey& survey)
@@ -177,7 +185,7 @@ vm::CycleReport Story::cycle(const std::string& name)
         if (hasShell())
         {
             vm::GuestShell shell(boot.machine());
-            writeMarker(shell, "on-the-boot-machine-in-the-" + name);
+            writeMarker(shell, "booting-" + markerWord(name));
             bootReport_ = shell.settled(answerTime);
         }
     };
@@ -216,7 +224,7 @@ void Story::lookAround(const std::string& name)
     shell.checkDisk(answerTime);
     Json first = shell.probe("report", answerTime);
     std::this_thread::sleep_for(lifeTime);
-    writeMarker(shell, "on-the-production-machine-in-the-" + name);
+    writeMarker(shell, "living-" + markerWord(name));
     outcome_.guest = shell.settled(answerTime);
     outcome_.checks.addLife(name, bootReport_, first, outcome_.guest,
                             spec_.vcpus);

@@ -64,7 +64,10 @@ class Story
     void live(const vm::Trap& trap, const std::string& name);
     void lookAround(const std::string& name);
     void checkNetwork(const std::string& name, const Json& report);
-    std::string title(const std::string& text) { return steps_.next() + text; }
+    std::string title(const std::string& text)
+    {
+        return steps_.next() + " " + text;
+    }
     void writeMarker(vm::GuestShell& shell, const std::string& name);
     /** Whether the guest can be asked: it has a shell on its console. */
     bool hasShell() const;
