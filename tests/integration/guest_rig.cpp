@@ -13,6 +13,8 @@ namespace
 
 constexpr Milliseconds answerTime = std::chrono::minutes(3);
 constexpr Milliseconds trapTime = std::chrono::minutes(5);
+/** Seconds; a guest under TCG corrects its clock by less. */
+constexpr double clockSlack = 2;
 constexpr Milliseconds timerTime = std::chrono::seconds(2);
 
 std::vector<std::uint64_t> timers(const Json& report)
@@ -35,12 +37,13 @@ void GuestRig::mark(vm::GuestShell& shell, const std::string& name)
 vm::CycleReport GuestRig::boot()
 {
     boots_++;
-    return vm::bootAndHandOver(*production_, files_.site(),
-                               [this](vm::BootVm& boot) {
-                                   vm::GuestShell shell(boot.machine());
-                                   mark(shell, fmt::format("boot-{}", boots_));
-                                   bootReport_ = shell.settled(answerTime);
-                               });
+    return vm::bootAndHandOver(
+        *production_, files_.site(), [this](vm::BootVm& boot) {
+            vm::GuestShell shell(boot.machine());
+            mark(shell, fmt::format("boot-{}", boots_));
+            bootReportTime_ = std::chrono::steady_clock::now();
+            bootReport_ = shell.settled(answerTime);
+        });
 }
 
 void GuestRig::expectMarkers()
@@ -57,12 +60,18 @@ void GuestRig::expectWell()
     vm::GuestShell shell(production_->machine());
     shell.checkDisk(answerTime);
     Json first = shell.probe("report", answerTime);
+    std::chrono::duration<double> passed =
+        std::chrono::steady_clock::now() - bootReportTime_;
     std::this_thread::sleep_for(timerTime);
     mark(shell, fmt::format("life-{}", boots_));
     lastReport_ = shell.settled(answerTime);
 
     EXPECT_EQ(lastReport_.at("boot_id"), bootReport_.at("boot_id"));
     EXPECT_GE(first.at("uptime"), bootReport_.at("uptime"));
+    EXPECT_LE(first.at("uptime").get<double>() -
+                  bootReport_.at("uptime").get<double>(),
+              passed.count() + clockSlack)
+        << "the guest's clock jumped";
     EXPECT_GE(lastReport_.at("uptime"), first.at("uptime"));
     EXPECT_EQ(lastReport_.at("system"), "running")
         << lastReport_.at("failed_units");

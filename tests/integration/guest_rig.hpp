@@ -5,6 +5,7 @@
 #include "devmodel/vm/hand_over.hpp"
 #include "guest_files.hpp"
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,7 +29,7 @@ class GuestRig
     /** Asks the guest on the production machine for a report, and fails the
      * test for everything that is not well (EXPECT): another boot id than on
      * the boot machine, uptime back, silent vCPUs, failed units, trouble in
-     * dmesg, a lost marker, no carrier. */
+     * dmesg, a lost marker, no carrier, a clock that jumped. */
     void expectWell();
 
     /** Reboots from inside; the trap that it ended in. */
@@ -46,6 +47,7 @@ class GuestRig
     std::unique_ptr<vm::ProductionVm> production_;
     std::map<std::string, std::string> markers_; ///< name -> sha256
     Json bootReport_;
+    std::chrono::steady_clock::time_point bootReportTime_;
     Json lastReport_;
     unsigned boots_ = 0;
 };

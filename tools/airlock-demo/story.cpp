@@ -26,6 +26,8 @@ constexpr Milliseconds coldTime = std::chrono::seconds(30);
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
 constexpr Milliseconds rebootTime = std::chrono::minutes(5);
 constexpr Milliseconds pingTime = std::chrono::seconds(30);
+/** Seconds; a guest under TCG corrects its clock by less. */
+constexpr double clockSlack = 2;
 /** Between two looks at the timers. */
 constexpr Milliseconds lifeTime = std::chrono::seconds(2);
 
@@ -186,6 +188,7 @@ vm::CycleReport Story::cycle(const std::string& name)
         {
             vm::GuestShell shell(boot.machine());
             writeMarker(shell, "booting-" + markerWord(name));
+            bootReportTime_ = std::chrono::steady_clock::now();
             bootReport_ = shell.settled(answerTime);
         }
     };
@@ -223,6 +226,14 @@ void Story::lookAround(const std::string& name)
     vm::GuestShell shell(production_->machine());
     shell.checkDisk(answerTime);
     Json first = shell.probe("report", answerTime);
+    std::chrono::duration<double> passed =
+        std::chrono::steady_clock::now() - bootReportTime_;
+    double uptime = first.at("uptime").get<double>() -
+                    bootReport_.at("uptime").get<double>();
+    outcome_.checks.add(
+        name + ": the guest's clock did not jump",
+        uptime <= passed.count() + clockSlack,
+        fmt::format("{:.1f} s of uptime in {:.1f} s", uptime, passed.count()));
     std::this_thread::sleep_for(lifeTime);
     writeMarker(shell, "living-" + markerWord(name));
     outcome_.guest = shell.settled(answerTime);

@@ -8,6 +8,7 @@
 #include "devmodel/vm/survey.hpp"
 #include "options.hpp"
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -83,6 +84,7 @@ class Story
     std::optional<vm::ProductionVm> production_;
     Json markers_ = Json::object(); ///< name -> digest
     Json bootReport_;               ///< from the boot machine, last boot
+    std::chrono::steady_clock::time_point bootReportTime_;
     Outcome outcome_;
 };
 

@@ -25,7 +25,9 @@
 #include "qapi/error.h"
 #include "qapi/qapi-commands-airlock.h"
 #include "qemu-file.h"
+#include "qemu/seqlock.h"
 #include "savevm.h"
+#include "system/cpu-timers-internal.h"
 #include "system/cpus.h"
 #include "system/hw_accel.h"
 #include "system/runstate.h"
@@ -328,6 +330,19 @@ void qmp___internal_airlock_save(const char *fdname, Error **errp)
     object_unref(OBJECT(out));
 }
 
+/*
+ * QEMU never lets the guest's TSC go back.  The guest that is loaded may have
+ * run for a shorter time than the one before it: its TSC starts anew.
+ */
+static void airlock_forget_ticks(void)
+{
+    seqlock_write_lock(&timers_state.vm_clock_seqlock,
+                       &timers_state.vm_clock_lock);
+    timers_state.cpu_ticks_prev = 0;
+    seqlock_write_unlock(&timers_state.vm_clock_seqlock,
+                         &timers_state.vm_clock_lock);
+}
+
 /* Take the trapped VM to the state in @buf, or back to being trapped. */
 static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
 {
@@ -335,6 +350,7 @@ static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
 
     bdrv_drain_all_begin();
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
+    airlock_forget_ticks();
 
     cpu_synchronize_all_pre_loadvm();
     ok = airlock_load_stream(buf, errp) && airlock_verify_loaded(buf, errp);
