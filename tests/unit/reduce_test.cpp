@@ -1,9 +1,12 @@
+#include "devmodel/catalog/catalog.hpp"
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/stream.hpp"
 #include "tests/unit/test_streams.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include <set>
 
 namespace airlock::handover
 {
@@ -57,6 +60,115 @@ TEST(Reduce, ExtraDevicesChangeNothingInWhatIsKept)
 {
     EXPECT_EQ(names(reduce(sectionsOf("q35-2cpu")).kept),
               names(reduce(sectionsOf("q35-extras")).kept));
+}
+
+/** The catalog ids of what was dropped. */
+std::set<std::string> devices(const Reduced& reduced)
+{
+    std::set<std::string> out;
+    for (const DroppedSection& section : reduced.dropped)
+    {
+        out.insert(section.device);
+    }
+    return out;
+}
+
+TEST(Reduce, OfTheBootMachineOnlyTheProductionMachinesSectionsAreLeft)
+{
+    std::vector<std::string> want = {"timer/0"};
+    for (std::string cpu : {"0", "1", "2", "3"})
+    {
+        want.insert(want.end(),
+                    {"cpu_common/" + cpu, "cpu/" + cpu, "apic/" + cpu});
+    }
+    want.insert(want.end(),
+                {"0000:00:00.0/mch/0", "PCIHost/0", "PCIBUS/0", "ioapic/0",
+                 "airlock-pm/0", "0000:00:02.0/virtio-blk/0",
+                 "0000:00:04.0/virtio-console/0", "0000:00:05.0/virtio-rng/0",
+                 "0000:00:03.0/virtio-net/0"});
+    EXPECT_EQ(names(reduce(sectionsOf("boot-4cpu")).kept), want);
+
+    for (int cpu = 3; cpu > 0; --cpu)
+    {
+        auto first = want.begin() + 1 + 3 * cpu;
+        want.erase(first, first + 3);
+        std::string name = "boot-" + std::to_string(cpu) + "cpu";
+        if (cpu != 3)
+        {
+            EXPECT_EQ(names(reduce(sectionsOf(name)).kept), want) << name;
+        }
+    }
+}
+
+/** One device of the boot machine switched over: "boot-with-vga" or
+ * "boot-without-pit". */
+class OptionalDevice : public ::testing::TestWithParam<std::string>
+{
+  protected:
+    bool added() const { return GetParam().starts_with("boot-with-"); }
+    std::string id() const
+    {
+        return GetParam().substr(GetParam().find_last_of('-') + 1);
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(
+    BootMachine, OptionalDevice,
+    ::testing::ValuesIn(test::recordedStreams("boot-with")),
+    test::streamTestName);
+
+TEST_P(OptionalDevice, ChangesOnlyWhatIsDropped)
+{
+    const catalog::Device* device = catalog::findById(id());
+    ASSERT_NE(device, nullptr);
+    EXPECT_TRUE(device->optional());
+
+    std::set<std::string> want = devices(reduce(sectionsOf("boot-1cpu")));
+    Reduced reduced = reduce(sectionsOf(GetParam()));
+    if (added() && !device->sections.empty())
+    {
+        want.insert(id());
+    }
+    if (!added())
+    {
+        ASSERT_EQ(want.erase(id()), 1U);
+    }
+    // Serial and parallel ports have a host side in these recordings only.
+    if (added())
+    {
+        want.insert("serial");
+    }
+    EXPECT_EQ(devices(reduced), want);
+    EXPECT_THAT(names(reduced.kept),
+                ElementsAre("timer/0", "cpu_common/0", "cpu/0", "apic/0",
+                            "0000:00:00.0/mch/0", "PCIHost/0", "PCIBUS/0",
+                            "ioapic/0", "airlock-pm/0"));
+}
+
+/** Every optional device of the boot machine that can be there alone, or be
+ * left out alone, has a recording: firmware starts with none of the others
+ * missing. */
+TEST(Reduce, EveryOptionalDeviceHasARecording)
+{
+    std::set<std::string> want;
+    for (const catalog::Device& row : catalog::devices())
+    {
+        if (row.optional())
+        {
+            want.emplace(row.id);
+        }
+    }
+    for (const char* needed :
+         {"lpc", "firmware", "fwcfg", "acpi", "rtc", "dma"})
+    {
+        want.erase(needed);
+    }
+    std::set<std::string> have;
+    for (const std::string& name : test::recordedStreams("boot-with"))
+    {
+        have.insert(name.substr(name.find_last_of('-') + 1));
+    }
+    EXPECT_EQ(have, want);
 }
 
 TEST(Reduce, SaysWhatWasDroppedAndWhy)

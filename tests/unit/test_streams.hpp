@@ -6,8 +6,11 @@
 #include "devmodel/handover/format.hpp"
 #include "devmodel/handover/section.hpp"
 
+#include <gtest/gtest.h>
 #include <zstd.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <span>
 #include <string>
 #include <utility>
@@ -30,6 +33,32 @@ inline Bytes loadStream(const std::string& name)
         throw Error("cannot unpack " + name);
     }
     return out;
+}
+
+/** The names of all recorded streams that start with a prefix, sorted. */
+inline std::vector<std::string> recordedStreams(const std::string& prefix = "")
+{
+    std::vector<std::string> names;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(AIRLOCK_TEST_DATA "/streams"))
+    {
+        std::string name = entry.path().stem();
+        if (entry.path().extension() == ".zst" && name.starts_with(prefix))
+        {
+            names.push_back(name);
+        }
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+}
+
+/** Names a parameterised test by its stream. */
+inline std::string
+streamTestName(const ::testing::TestParamInfo<std::string>& info)
+{
+    std::string name = info.param;
+    std::replace(name.begin(), name.end(), '-', '_');
+    return name;
 }
 
 /** Writes a boot stream piece by piece, right or wrong. */

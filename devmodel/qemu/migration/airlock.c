@@ -18,6 +18,7 @@
 #include "block/block.h"
 #include "hw/boards.h"
 #include "hw/i386/airlock.h"
+#include "hw/pci/pci_device.h"
 #include "io/channel-buffer.h"
 #include "io/channel-file.h"
 #include "migration/misc.h"
@@ -33,6 +34,9 @@
 #include "system/runstate.h"
 
 #define AIRLOCK_STREAM_MAX  (16 * MiB)
+
+/* What pci_qdev_realize() gives each device. */
+#define AIRLOCK_PCI_VERSION 2
 
 /* No field descriptions: who reads the stream knows this machine. */
 static const char airlock_vmdesc[] = "{}";
@@ -343,6 +347,20 @@ static void airlock_forget_ticks(void)
                          &timers_state.vm_clock_lock);
 }
 
+/*
+ * A PCI device refuses a state that is newer than the one loaded before, even
+ * if that load failed; a reset does not make it forget.
+ */
+static int airlock_forget_pci_version(Object *obj, void *opaque)
+{
+    PCIDevice *dev = (PCIDevice *)object_dynamic_cast(obj, TYPE_PCI_DEVICE);
+
+    if (dev) {
+        dev->version_id = AIRLOCK_PCI_VERSION;
+    }
+    return 0;
+}
+
 /* Take the trapped VM to the state in @buf, or back to being trapped. */
 static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
 {
@@ -358,6 +376,8 @@ static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
         cpu_synchronize_all_post_init();
         airlock_trap_release();
     } else {
+        object_child_foreach_recursive(object_get_root(),
+                                       airlock_forget_pci_version, NULL);
         qemu_system_reset(SHUTDOWN_CAUSE_SUBSYSTEM_RESET);
     }
     bdrv_drain_all_end();

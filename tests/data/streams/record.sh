@@ -1,15 +1,17 @@
 #!/bin/bash
 # Records the QEMU migration streams that the unit tests and fuzz targets use.
-# usage: record.sh [STOCK-QEMU]
+# usage: record.sh [STOCK-QEMU [BOOT-QEMU]]
 #
 # STOCK-QEMU is any qemu-system-x86_64 from 7.2 on with the machines q35 and
-# pc. The guests never run: a stream of a paused machine has every section of
-# a running one, and packs to a few kilobytes.
+# pc; BOOT-QEMU is what tools/build-qemu makes. Give "-" to leave one out. The
+# guests never run: a stream of a paused machine has every section of a
+# running one, and packs to a few kilobytes.
 # shellcheck disable=SC2054 # commas are part of QEMU options
 set -euo pipefail
 
-qemu=${1:-qemu-system-x86_64}
 out=$(cd "$(dirname "$0")" && pwd)
+stock=${1:-qemu-system-x86_64}
+boot=${2:-$out/../../../build/qemu/boot/qemu-system-x86_64}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -63,18 +65,48 @@ extras=(-device VGA,romfile=,addr=6
         -chardev null,id=com -device pvpanic
         -device isa-debugcon,chardev=dbg -chardev null,id=dbg)
 
-mapfile -t q35 < <(memory q35 64M)
-mapfile -t pc < <(memory pc 64M)
+recordStock()
+{
+    local qemu=$stock q35 pc
+    mapfile -t q35 < <(memory q35 64M)
+    mapfile -t pc < <(memory pc 64M)
+    record q35-1cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 1 "${disk[@]}" \
+        "${net[@]}"
+    record q35-2cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 2 "${disk[@]}" \
+        "${net[@]}" "${channels[@]}"
+    record q35-4cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 4 "${disk[@]}" \
+        "${net[@]}" "${channels[@]}"
+    record q35-extras "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 2 "${disk[@]}" \
+        "${net[@]}" "${channels[@]}" "${extras[@]}"
+    # With what Airlock does not know: vAPIC, another chip set, RAM in the stream.
+    record q35-vapic "$shared" "${q35[@]}" -smp 1 "${disk[@]}"
+    record pc "$shared" "${pc[@]}" -smp 1 "${disk[@]}"
+    record q35-ram "" -machine q35 -m 2 "${no_vapic[@]}" -smp 1 "${disk[@]}"
+}
 
-record q35-1cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 1 "${disk[@]}" \
-    "${net[@]}"
-record q35-2cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 2 "${disk[@]}" \
-    "${net[@]}" "${channels[@]}"
-record q35-4cpu "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 4 "${disk[@]}" \
-    "${net[@]}" "${channels[@]}"
-record q35-extras "$shared" "${q35[@]}" "${no_vapic[@]}" -smp 2 "${disk[@]}" \
-    "${net[@]}" "${channels[@]}" "${extras[@]}"
-# With what Airlock does not know: vAPIC, another chip set, RAM in the stream.
-record q35-vapic "$shared" "${q35[@]}" -smp 1 "${disk[@]}"
-record pc "$shared" "${pc[@]}" -smp 1 "${disk[@]}"
-record q35-ram "" -machine q35 -m 2 "${no_vapic[@]}" -smp 1 "${disk[@]}"
+# The boot machine: several vCPU counts, then each device switched over alone.
+recordBoot()
+{
+    local qemu=$boot machine device
+    mapfile -t machine < <(memory airlock-boot-1.0 64M)
+    machine+=(-cpu Nehalem-v1)
+    for cpus in 1 2 4; do
+        record "boot-${cpus}cpu" "$shared" "${machine[@]}" -smp "$cpus" \
+            "${disk[@]}" "${channels[@]}" \
+            -device virtio-net-pci,romfile=,addr=3
+    done
+    for device in i8042 pit pic port92; do
+        record "boot-without-$device" "$shared" "${machine[@]}" -smp 1 \
+            -machine "airlock-boot-1.0,$device=off"
+    done
+    # A serial port needs a host side to be there; a video BIOS is not needed.
+    machine+=(-serial null -parallel null -global VGA.romfile=)
+    for device in serial vga ahci smbus usb hpet floppy parallel vmport tco \
+        pvpanic debugcon; do
+        record "boot-with-$device" "$shared" "${machine[@]}" -smp 1 \
+            -machine "airlock-boot-1.0,$device=on"
+    done
+}
+
+[ "$stock" = - ] || recordStock
+[ "$boot" = - ] || recordBoot

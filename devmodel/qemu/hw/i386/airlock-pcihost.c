@@ -31,7 +31,6 @@ struct AirlockPCIHost {
 
     AirlockMCHState mch;
     MemoryRegion pci_memory;
-    MemoryRegion vga_hole;
     MemoryRegion *mem;
     MemoryRegion *io;
     uint64_t low_ram_size;
@@ -142,20 +141,6 @@ static PCIINTxRoute airlock_pci_host_route_intx(void *opaque, int pirq)
     };
 }
 
-static void airlock_pci_host_map_memory(AirlockPCIHost *host)
-{
-    memory_region_init(&host->pci_memory, OBJECT(host), "pci", UINT64_MAX);
-    memory_region_add_subregion_overlap(host->mem, 0, &host->pci_memory, -1);
-
-    /* Where a PC decodes to the graphics card although RAM is behind it */
-    memory_region_init_alias(&host->vga_hole, OBJECT(host), "vga-hole",
-                             &host->pci_memory, MCH_HOST_BRIDGE_SMRAM_C_BASE,
-                             MCH_HOST_BRIDGE_SMRAM_C_SIZE);
-    memory_region_add_subregion_overlap(host->mem,
-                                        MCH_HOST_BRIDGE_SMRAM_C_BASE,
-                                        &host->vga_hole, 1);
-}
-
 static void airlock_pci_host_realize(DeviceState *dev, Error **errp)
 {
     AirlockPCIHost *host = AIRLOCK_PCI_HOST(dev);
@@ -167,7 +152,8 @@ static void airlock_pci_host_realize(DeviceState *dev, Error **errp)
     memory_region_add_subregion_overlap(host->io, MCH_HOST_BRIDGE_CONFIG_DATA,
                                         &pci->data_mem,
                                         AIRLOCK_FIXED_PORT_PRIORITY);
-    airlock_pci_host_map_memory(host);
+    memory_region_init(&host->pci_memory, OBJECT(host), "pci", UINT64_MAX);
+    memory_region_add_subregion_overlap(host->mem, 0, &host->pci_memory, -1);
 
     pci->bus = pci_root_bus_new(dev, "pcie.0", &host->pci_memory, host->io,
                                 0, TYPE_PCIE_BUS);

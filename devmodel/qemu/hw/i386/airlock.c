@@ -17,6 +17,7 @@
 #include "hw/i386/kvm/clock.h"
 #include "hw/i386/x86.h"
 #include "hw/irq.h"
+#include "hw/pci-host/q35.h"
 #include "hw/pci/pci_device.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
@@ -33,6 +34,7 @@ struct AirlockMachineState {
 
     MemoryRegion low_ram;
     MemoryRegion high_ram;
+    MemoryRegion vga_hole;
     MemoryRegion void_mem;
 };
 
@@ -81,6 +83,12 @@ static void airlock_memory_init(AirlockMachineState *ams, MemoryRegion *mem)
         memory_region_add_subregion(mem, AIRLOCK_HIGH_RAM_BASE,
                                     &ams->high_ram);
     }
+
+    /* A PC decodes these addresses to the graphics card, not to memory. */
+    memory_region_init_io(&ams->vga_hole, OBJECT(ams), &airlock_void_ops,
+                          NULL, "vga-hole", MCH_HOST_BRIDGE_SMRAM_C_SIZE);
+    memory_region_add_subregion_overlap(mem, MCH_HOST_BRIDGE_SMRAM_C_BASE,
+                                        &ams->vga_hole, 1);
 
     /* QEMU reads unassigned memory as 0, an empty bus reads as all ones. */
     memory_region_init_io(&ams->void_mem, OBJECT(ams), &airlock_void_ops,

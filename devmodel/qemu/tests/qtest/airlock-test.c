@@ -342,6 +342,13 @@ static void test_large_memory(void)
     qtest_quit(qts);
 }
 
+static void expect_loads(QTestState *qts, const GByteArray *state)
+{
+    g_autofree char *error = load_state(qts, state->data, state->len);
+
+    g_assert_cmpstr(error, ==, NULL);
+}
+
 static void test_load_untrapped(void)
 {
     QTestState *qts = qtest_init(MACHINE);
@@ -351,7 +358,7 @@ static void test_load_untrapped(void)
     stub_runs(qts);
     expect_trap(qts, "cold-start", -1, 0, 1);
     state = save_state(qts);
-    g_assert_null(load_state(qts, state->data, state->len));
+    expect_loads(qts, state);
 
     error = load_state(qts, state->data, state->len);
     g_assert_nonnull(strstr(error, "not trapped"));
@@ -364,6 +371,9 @@ static void test_bad_streams(void)
     QTestState *qts = qtest_init(MACHINE "-smp 2");
     g_autoptr(GByteArray) state = NULL;
     g_autofree uint8_t *copy = NULL;
+    /* Magic, version, configuration, then section type, id, name, versions. */
+    const size_t header_len = 4 + 4 + 5 + strlen("airlock-1.0") +
+                              1 + 4 + 1 + strlen("timer") + 4 + 4;
 
     stub_runs(qts);
     expect_trap(qts, "cold-start", -1, 0, 1);
@@ -376,7 +386,8 @@ static void test_bad_streams(void)
         g_assert_nonnull(error);
         g_assert_true(query_trapped(qts));
     }
-    for (size_t at = 0; at < 64; at++) {
+    /* Up to the contents of the first section, which may differ. */
+    for (size_t at = 0; at < header_len; at++) {
         g_autofree char *error = NULL;
 
         copy[at] ^= 0x10;
@@ -384,7 +395,7 @@ static void test_bad_streams(void)
         copy[at] ^= 0x10;
         g_assert_nonnull(error);
     }
-    g_assert_null(load_state(qts, state->data, state->len));
+    expect_loads(qts, state);
     qtest_quit(qts);
 }
 

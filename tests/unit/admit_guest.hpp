@@ -1,0 +1,175 @@
+#pragma once
+
+#include "devmodel/handover/admit.hpp"
+#include "devmodel/handover/schema.hpp"
+#include "devmodel/handover/stream.hpp"
+#include "tests/unit/test_streams.hpp"
+
+#include <algorithm>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+/** A real guest for the admission tests: a booted Debian, stopped. */
+namespace airlock::test
+{
+
+/** The bytes of guest memory that admission looks at. */
+class RecordedMemory
+{
+  public:
+    /** Lines of "address bytes", both hexadecimal. */
+    explicit RecordedMemory(const Bytes& text)
+    {
+        std::istringstream in(std::string(text.begin(), text.end()));
+        std::string address;
+        std::string bytes;
+        while (in >> address >> bytes)
+        {
+            std::uint64_t at = std::stoull(address, nullptr, 16);
+            for (std::size_t i = 0; i + 1 < bytes.size(); i += 2)
+            {
+                bytes_[at++] = static_cast<std::uint8_t>(
+                    std::stoul(bytes.substr(i, 2), nullptr, 16));
+            }
+        }
+    }
+
+    bool read(std::uint64_t address, std::span<std::uint8_t> out) const
+    {
+        for (std::uint8_t& byte : out)
+        {
+            auto found = bytes_.find(address++);
+            byte = found == bytes_.end() ? 0 : found->second;
+        }
+        return true;
+    }
+    void write16(std::uint64_t address, std::uint64_t value)
+    {
+        bytes_[address] = static_cast<std::uint8_t>(value);
+        bytes_[address + 1] = static_cast<std::uint8_t>(value >> 8);
+    }
+    std::uint64_t read16(std::uint64_t address) const
+    {
+        std::uint8_t bytes[2];
+        read(address, bytes);
+        return bytes[0] | static_cast<std::uint64_t>(bytes[1]) << 8;
+    }
+
+  private:
+    std::map<std::uint64_t, std::uint8_t> bytes_;
+};
+
+/** A candidate, its reference and its memory; each test spoils one thing. */
+class Guest
+{
+  public:
+    explicit Guest(const std::string& name = "guest-2cpu",
+                   std::uint64_t ram = 512ULL << 20, unsigned vcpus = 2)
+        : memory(loadStream(name + "-memory")),
+          env(handover::Environment::forMemory(ram))
+    {
+        reference = handover::parseProductionStream(
+                        loadStream(name + "-production"),
+                        handover::sectionSize)
+                        .sections;
+        for (auto& section :
+             handover::parseBootStream(loadStream(name + "-boot")).sections)
+        {
+            if (std::ranges::any_of(reference, [&](const auto& expected) {
+                    return expected.id.sameDevice(section.id);
+                }))
+            {
+                candidate.push_back(std::move(section));
+            }
+        }
+        env.vcpus = vcpus;
+        env.read = [this](std::uint64_t address,
+                          std::span<std::uint8_t> out) {
+            return memory.read(address, out);
+        };
+    }
+    Guest(const Guest&) = delete;
+    Guest& operator=(const Guest&) = delete;
+
+    /** The section whose name ends so: "cpu", "virtio-blk". */
+    static handover::Section& find(std::vector<handover::Section>& sections,
+                                   const std::string& name,
+                                   std::uint32_t instance = 0)
+    {
+        for (handover::Section& section : sections)
+        {
+            if (handover::vmstateName(section.id.idstr) == name &&
+                section.id.instance == instance)
+            {
+                return section;
+            }
+        }
+        throw std::logic_error("no section " + name);
+    }
+
+    handover::Record state(const std::string& name, std::uint32_t instance = 0)
+    {
+        return handover::parseSection(find(candidate, name, instance));
+    }
+
+    template <typename Change>
+    Guest& change(const std::string& name, Change&& change,
+                  std::uint32_t instance = 0)
+    {
+        handover::Section& section = find(candidate, name, instance);
+        handover::Record record = handover::parseSection(section);
+        change(record);
+        section.payload = handover::serialise(record);
+        return *this;
+    }
+
+    std::vector<handover::Section> admit() const
+    {
+        return handover::admit(candidate, reference, env);
+    }
+    handover::Record admitted(const std::string& name,
+                              std::uint32_t instance = 0) const
+    {
+        auto sections = admit();
+        return handover::parseSection(find(sections, name, instance));
+    }
+    /** Why it is refused; "" if it is not. */
+    std::string refused() const
+    {
+        return refusal([&] { admit(); });
+    }
+
+    std::vector<handover::Section> candidate;
+    std::vector<handover::Section> reference;
+    RecordedMemory memory;
+    handover::Environment env;
+};
+
+/** One way to spoil one section, and what the refusal has to say. */
+struct Spoil
+{
+    std::string name; ///< of the test
+    std::string section;
+    std::string expected; ///< part of the message
+    std::function<void(handover::Record&)> change;
+    std::uint32_t instance = 0;
+};
+
+/** "0000:00:02.0/virtio-blk" and "x y" make names that gtest takes. */
+inline std::string testName(std::string name)
+{
+    std::ranges::replace_if(
+        name,
+        [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); },
+        '_');
+    return name;
+}
+
+} // namespace airlock::test
