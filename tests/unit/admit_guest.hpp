@@ -1,9 +1,13 @@
 #pragma once
 
 #include "devmodel/handover/admit.hpp"
+#include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/schema.hpp"
 #include "devmodel/handover/stream.hpp"
 #include "tests/unit/test_streams.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -66,6 +70,38 @@ class RecordedMemory
     std::map<std::uint64_t, std::uint8_t> bytes_;
 };
 
+/** What the trapped production machine saved. */
+inline const std::vector<handover::Section>&
+recordedReference(const std::string& name)
+{
+    static std::map<std::string, std::vector<handover::Section>> known;
+    auto [entry, isNew] = known.try_emplace(name);
+    if (isNew)
+    {
+        entry->second =
+            handover::parseProductionStream(loadStream(name + "-production"),
+                                            handover::sectionSize)
+                .sections;
+    }
+    return entry->second;
+}
+
+/** What the boot machine saved, without the devices that were dropped. */
+inline const std::vector<handover::Section>&
+recordedCandidate(const std::string& name)
+{
+    static std::map<std::string, std::vector<handover::Section>> known;
+    auto [entry, isNew] = known.try_emplace(name);
+    if (isNew)
+    {
+        entry->second =
+            handover::reduce(
+                handover::parseBootStream(loadStream(name + "-boot")).sections)
+                .kept;
+    }
+    return entry->second;
+}
+
 /** A candidate, its reference and its memory; each test spoils one thing. */
 class Guest
 {
@@ -75,23 +111,10 @@ class Guest
         : memory(loadStream(name + "-memory")),
           env(handover::Environment::forMemory(ram))
     {
-        reference = handover::parseProductionStream(
-                        loadStream(name + "-production"),
-                        handover::sectionSize)
-                        .sections;
-        for (auto& section :
-             handover::parseBootStream(loadStream(name + "-boot")).sections)
-        {
-            if (std::ranges::any_of(reference, [&](const auto& expected) {
-                    return expected.id.sameDevice(section.id);
-                }))
-            {
-                candidate.push_back(std::move(section));
-            }
-        }
+        reference = recordedReference(name);
+        candidate = recordedCandidate(name);
         env.vcpus = vcpus;
-        env.read = [this](std::uint64_t address,
-                          std::span<std::uint8_t> out) {
+        env.read = [this](std::uint64_t address, std::span<std::uint8_t> out) {
             return memory.read(address, out);
         };
     }
@@ -171,5 +194,23 @@ inline std::string testName(std::string name)
         '_');
     return name;
 }
+
+inline std::string spoilName(const testing::TestParamInfo<Spoil>& spoil)
+{
+    return spoil.param.name;
+}
+
+/** For suites of spoiled guests. */
+class Spoiled : public testing::TestWithParam<Spoil>
+{
+  protected:
+    void refuses()
+    {
+        Guest guest;
+        guest.change(GetParam().section, GetParam().change,
+                     GetParam().instance);
+        EXPECT_THAT(guest.refused(), testing::HasSubstr(GetParam().expected));
+    }
+};
 
 } // namespace airlock::test

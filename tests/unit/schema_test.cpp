@@ -1,5 +1,4 @@
 #include "devmodel/handover/schema.hpp"
-
 #include "devmodel/handover/schema_tables/fields.hpp"
 #include "devmodel/handover/schema_tables/tables.hpp"
 #include "devmodel/handover/stream.hpp"
@@ -56,11 +55,8 @@ TEST_P(RealStream, RoundTripIsIdentity)
 }
 
 INSTANTIATE_TEST_SUITE_P(Schema, RealStream,
-                         testing::Values("guest-1cpu-boot", "guest-2cpu-boot",
-                                         "guest-4cpu-intx-boot"),
-                         [](const auto& info) {
-                             return test::testName(info.param);
-                         });
+                         testing::Values("guest-1cpu-boot", "guest-2cpu-boot"),
+                         test::streamTestName);
 
 class ProductionState : public testing::TestWithParam<std::string>
 {};
@@ -83,11 +79,8 @@ TEST_P(ProductionState, EveryByteIsDescribed)
 
 INSTANTIATE_TEST_SUITE_P(Schema, ProductionState,
                          testing::Values("guest-1cpu-production",
-                                         "guest-2cpu-production",
-                                         "guest-4cpu-intx-production"),
-                         [](const auto& info) {
-                             return test::testName(info.param);
-                         });
+                                         "guest-2cpu-production"),
+                         test::streamTestName);
 
 /** Positions worth changing: all of the first few thousand, then some of the
  * thousand queues that are not there. */
@@ -108,7 +101,7 @@ TEST(Schema, NoByteIsLost)
     Guest guest;
     for (const Section& section : guest.candidate)
     {
-        const auto before = leaves(parseSection(section));
+        const Record before = parseSection(section);
         for (std::size_t at : positions(section.payload.size()))
         {
             Section changed = section;
@@ -118,7 +111,7 @@ TEST(Schema, NoByteIsLost)
                 const Record record = parseSection(changed);
                 EXPECT_EQ(serialise(record), changed.payload)
                     << label(section.id) << " at " << at;
-                EXPECT_NE(leaves(record), before)
+                EXPECT_FALSE(record == before)
                     << label(section.id) << " at " << at;
             }
             catch (const Refused& refused)
@@ -129,18 +122,35 @@ TEST(Schema, NoByteIsLost)
     }
 }
 
-TEST(Schema, EveryTruncationIsRefused)
+/** Whether the record is `whole` without some of its last subsections: what
+ * a cut between two subsections leaves. */
+bool lacksOnlySubsections(const Record& record, const Record& whole)
+{
+    const auto some = leaves(record);
+    const auto all = leaves(whole);
+    return some.size() < all.size() &&
+           std::equal(some.begin(), some.end(), all.begin());
+}
+
+TEST(Schema, EveryTruncationIsRefusedOrShows)
 {
     Guest guest;
     for (const Section& section : guest.candidate)
     {
+        const Record whole = parseSection(section);
         for (std::size_t size : positions(section.payload.size()))
         {
             Section cut = section;
             cut.payload.resize(size);
-            EXPECT_THAT(refusal([&] { parseSection(cut); }),
-                        HasSubstr(label(section.id)))
-                << size;
+            try
+            {
+                EXPECT_TRUE(lacksOnlySubsections(parseSection(cut), whole))
+                    << label(section.id) << " cut to " << size;
+            }
+            catch (const Refused& refused)
+            {
+                EXPECT_THAT(refused.what(), HasSubstr(label(section.id)));
+            }
         }
     }
 }
@@ -164,9 +174,13 @@ TEST(Schema, KnowsSectionsByNameAndVersion)
               &tables::virtioBlk);
     EXPECT_EQ(findSchema({"cpu", 0, 11}), nullptr);
     EXPECT_EQ(findSchema({"i8254", 0, 3}), nullptr);
-    EXPECT_THAT(refusal([] { parseSection({{"i8254", 0, 3}, {}}); }),
+    EXPECT_THAT(refusal([] {
+                    parseSection({{"i8254", 0, 3}, {}});
+                }),
                 HasSubstr("i8254/0: there is no table for this section"));
-    EXPECT_THAT(refusal([] { sectionSize({"cpu", 1, 11}, {}); }),
+    EXPECT_THAT(refusal([] {
+                    sectionSize({"cpu", 1, 11}, {});
+                }),
                 HasSubstr("cpu/1: there is no table for this section in "
                           "version 11"));
 }
@@ -225,11 +239,11 @@ TEST_P(Bounds, AreChecked)
     guest.change(GetParam().section, [](Record& state) {
         state.number(GetParam().field) = GetParam().value;
     });
-    EXPECT_THAT(
-        refusal([&] {
-            parseSection(Guest::find(guest.candidate, GetParam().section));
-        }),
-        HasSubstr(GetParam().expected));
+    EXPECT_THAT(refusal([&] {
+                    parseSection(
+                        Guest::find(guest.candidate, GetParam().section));
+                }),
+                HasSubstr(GetParam().expected));
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -249,9 +263,9 @@ INSTANTIATE_TEST_SUITE_P(
         Bound{"PCIBUS", "nirq", 0xffffffff, "irq_count: has "},
         Bound{"cpu", "env.fpregs_format_vmstate", 1,
               "env.fpregs_format_vmstate: is not the format"}),
-    [](const auto& info) {
-        return test::testName(info.param.section + info.param.field +
-                              std::to_string(info.param.value));
+    [](const auto& bound) {
+        return test::testName(bound.param.section + bound.param.field +
+                              std::to_string(bound.param.value));
     });
 
 TEST(Schema, RefusesConsoleOutputInFlight)
@@ -328,9 +342,13 @@ TEST(SchemaEngine, ReadsValuesAndSubsections)
 
 TEST(SchemaEngine, RefusesBooleansAndUnusedBytesWithOtherValues)
 {
-    EXPECT_THAT(refusal([] { parseSmall({2, 0, 0, 0, 0, 0, 0}); }),
+    EXPECT_THAT(refusal([] {
+                    parseSmall({2, 0, 0, 0, 0, 0, 0});
+                }),
                 HasSubstr("here: flag: is 0x2, not 0 or 1"));
-    EXPECT_THAT(refusal([] { parseSmall({1, 0, 9, 0, 0, 0, 0}); }),
+    EXPECT_THAT(refusal([] {
+                    parseSmall({1, 0, 9, 0, 0, 0, 0});
+                }),
                 HasSubstr("unused: has data in bytes that are not used"));
 }
 
@@ -343,8 +361,7 @@ TEST(SchemaEngine, RefusesSubsectionsThatQemuWouldNotWrite)
 
     bytes = smallBytes();
     addSubsection(addSubsection(bytes, "small/second", 3), "small/first");
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }),
-                HasSubstr("out of order"));
+    EXPECT_THAT(refusal([&] { parseSmall(bytes); }), HasSubstr("out of order"));
 
     bytes = smallBytes();
     EXPECT_THAT(
@@ -410,10 +427,9 @@ TEST(SchemaEngine, RefusesWhatQemuWouldTakeForASubsectionOfARow)
         }
         segs.at(1, segs.column("base")) = base << 8;
     });
-    EXPECT_THAT(refusal([&] {
-                    parseSection(Guest::find(guest.candidate, "cpu"));
-                }),
-                HasSubstr("env.segs[0]: is followed by what QEMU would take"));
+    EXPECT_THAT(
+        refusal([&] { parseSection(Guest::find(guest.candidate, "cpu")); }),
+        HasSubstr("env.segs[0]: is followed by what QEMU would take"));
 }
 
 TEST(SchemaEngine, FindsMsixInBoundedSteps)

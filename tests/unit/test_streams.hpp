@@ -35,7 +35,8 @@ inline Bytes loadStream(const std::string& name)
     return out;
 }
 
-/** The names of all recorded streams that start with a prefix, sorted. */
+/** The names of all recorded streams of boot machines that start with a
+ * prefix, sorted. */
 inline std::vector<std::string> recordedStreams(const std::string& prefix = "")
 {
     std::vector<std::string> names;
@@ -43,13 +44,32 @@ inline std::vector<std::string> recordedStreams(const std::string& prefix = "")
          std::filesystem::directory_iterator(AIRLOCK_TEST_DATA "/streams"))
     {
         std::string name = entry.path().stem();
-        if (entry.path().extension() == ".zst" && name.starts_with(prefix))
+        if (entry.path().extension() == ".zst" && name.starts_with(prefix) &&
+            !name.ends_with("-production") && !name.ends_with("-memory"))
         {
             names.push_back(name);
         }
     }
     std::sort(names.begin(), names.end());
     return names;
+}
+
+/** Where the description starts: behind an end mark, a type and the number of
+ * bytes that are left. */
+inline std::size_t descriptionStart(ByteView stream)
+{
+    constexpr std::size_t header = 6;
+    for (std::size_t at = header; at < stream.size(); ++at)
+    {
+        ByteReader reader(stream.subspan(at - header), "description");
+        if (reader.u8() == handover::kVmEof &&
+            reader.u8() == handover::kVmDescription &&
+            reader.be32() == stream.size() - at)
+        {
+            return at;
+        }
+    }
+    throw Error("the recorded stream has no description");
 }
 
 /** Names a parameterised test by its stream. */
