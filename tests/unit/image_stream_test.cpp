@@ -1,0 +1,170 @@
+#include "common/file.hpp"
+#include "devmodel/handover/image_stream.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+namespace airlock::handover
+{
+namespace
+{
+
+constexpr std::uint64_t imageBytes = 9 * memoryChunkBytes + memoryPageBytes;
+
+/** An image with data here and there, up to its last page. */
+UniqueFd makeImage(unsigned seed)
+{
+    UniqueFd fd = createMemfd("image", imageBytes);
+    std::mt19937_64 random(seed);
+    std::uint64_t pages = imageBytes / memoryPageBytes;
+    for (std::uint64_t page = 0; page < pages; page += 1 + random() % 40)
+    {
+        writeAllAt(fd.get(), Bytes(100, static_cast<std::uint8_t>(random())),
+                   page * memoryPageBytes + random() % 3000);
+    }
+    writeAllAt(fd.get(), Bytes(1, 7), imageBytes - 1);
+    return fd;
+}
+
+Bytes stream(int fd, const MemoryDigest* base = nullptr,
+             MemoryDigest* digest = nullptr)
+{
+    Bytes out;
+    FileImage image(fd, imageBytes);
+    MemoryResult result = writeImageStream(
+        image,
+        [&](ByteView part) { out.insert(out.end(), part.begin(), part.end()); },
+        base);
+    if (digest != nullptr)
+    {
+        *digest = result.digest;
+    }
+    return out;
+}
+
+void apply(int fd, const Bytes& data, std::size_t step)
+{
+    ImageFile file(fd, imageBytes);
+    ImageStreamReader reader(imageBytes,
+                             [&](const ImageChunk& c) { file.write(c); });
+    for (std::size_t at = 0; at < data.size(); at += step)
+    {
+        reader.feed(
+            ByteView(data).subspan(at, std::min(step, data.size() - at)));
+    }
+    reader.finish();
+}
+
+Bytes content(int fd)
+{
+    return readFile(fd, imageBytes, "image");
+}
+
+std::string refusal(const Bytes& data)
+{
+    try
+    {
+        ImageStreamReader reader(imageBytes, [](const ImageChunk&) {});
+        reader.feed(data);
+        reader.finish();
+    }
+    catch (const Refused& refused)
+    {
+        return refused.what();
+    }
+    return "";
+}
+
+TEST(ImageStream, ComesBackAsItWas)
+{
+    UniqueFd source = makeImage(1);
+    MemoryDigest digest;
+    Bytes data = stream(source.get(), nullptr, &digest);
+    EXPECT_EQ(digest, describeMemory(source.get(), imageBytes).digest);
+    for (std::size_t step : {1000UL, 4096UL, data.size()})
+    {
+        UniqueFd copy = createMemfd("copy", imageBytes);
+        apply(copy.get(), data, step);
+        EXPECT_EQ(content(copy.get()), content(source.get())) << step;
+    }
+}
+
+TEST(ImageStream, ADeltaMakesTheOldImageTheNewOne)
+{
+    UniqueFd before = makeImage(1);
+    UniqueFd after = createMemfd("after", imageBytes);
+    copyMemory(before.get(), after.get(), imageBytes);
+    MemoryDigest base = describeMemory(before.get(), imageBytes).digest;
+
+    // Changed, zeroed, first written, and a whole chunk gone.
+    writeAllAt(after.get(), Bytes(50, 1), 10);
+    writeAllAt(after.get(), Bytes(memoryPageBytes, 0), imageBytes - 4096);
+    writeAllAt(after.get(), Bytes(memoryChunkBytes, 0), 3 * memoryChunkBytes);
+    Bytes delta = stream(after.get(), &base);
+    EXPECT_LT(delta.size(), stream(after.get()).size());
+    apply(before.get(), delta, 777);
+    EXPECT_EQ(content(before.get()), content(after.get()));
+    // Once more does not hurt.
+    apply(before.get(), delta, 777);
+    EXPECT_EQ(content(before.get()), content(after.get()));
+}
+
+TEST(ImageStream, NothingChangedIsAnEmptyDelta)
+{
+    UniqueFd image = makeImage(2);
+    MemoryDigest base = describeMemory(image.get(), imageBytes).digest;
+    EXPECT_EQ(stream(image.get(), &base).size(), 32U);
+}
+
+TEST(ImageStream, CutAnywhereItIsRefused)
+{
+    UniqueFd source = makeImage(3);
+    Bytes data = stream(source.get());
+    for (std::size_t size = 0; size < data.size(); size += 1 + size / 8)
+    {
+        EXPECT_NE(refusal({data.begin(),
+                           data.begin() + static_cast<std::ptrdiff_t>(size)}),
+                  "")
+            << size;
+    }
+    data.push_back(0);
+    EXPECT_NE(refusal(data).find("after its end"), std::string::npos);
+}
+
+Bytes records(std::initializer_list<std::uint64_t> numbers,
+              std::uint64_t bytes = imageBytes)
+{
+    ByteWriter writer;
+    writer.text("ALIMAGE1");
+    writer.be64(bytes);
+    for (std::uint64_t number : numbers)
+    {
+        writer.be64(number);
+    }
+    return writer.release();
+}
+
+TEST(ImageStream, WhatCannotBeIsRefused)
+{
+    constexpr std::uint64_t end = ~0ULL;
+    EXPECT_EQ(refusal(records({end, 0})), "");
+    EXPECT_EQ(refusal(records({2, 0, 9, 0, end, 2})), "");
+    std::map<std::string, Bytes> bad = {
+        {"wrong size", records({end, 0}, imageBytes + memoryPageBytes)},
+        {"wrong count", records({end, 1})},
+        {"beyond the end", records({10, 0, end, 1})},
+        {"twice", records({2, 0, 2, 0, end, 2})},
+        {"backwards", records({2, 0, 1, 0, end, 2})},
+        {"page beyond the end", records({9, 2, end, 1})},
+        {"no magic", Bytes(64, 0)},
+    };
+    for (const auto& [name, data] : bad)
+    {
+        EXPECT_NE(refusal(data), "") << name;
+    }
+}
+
+} // namespace
+} // namespace airlock::handover
