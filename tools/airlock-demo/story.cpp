@@ -286,8 +286,8 @@ void Story::bootAgain(const vm::Trap& trap)
 
 const Outcome& Story::run()
 {
+    prepare(); // KVM is tried with the copy of the disk
     chooseAccelerator();
-    prepare();
     live(startCold(), "first life");
     std::string firstBoot =
         hasShell() ? outcome_.guest.at("boot_id").get<std::string>() : "";
