@@ -175,6 +175,25 @@ class Guest
     handover::Environment env;
 };
 
+/** Adds a subsection where the table has it, all zero, and returns it. */
+inline handover::Record& addSubsection(handover::Record& owner,
+                                       std::string_view name)
+{
+    const auto& known = owner.schema().subsections;
+    auto rank = [&](std::string_view of) {
+        return std::ranges::find(known, of, &handover::Subsection::name) -
+               known.begin();
+    };
+    const Bytes zeros(64U << 10);
+    ByteReader reader(zeros, "zeros");
+    auto& subs = owner.subsections();
+    auto at = std::ranges::find_if(subs, [&](const handover::Record& sub) {
+        return rank(sub.schema().name) > rank(name);
+    });
+    const auto index = static_cast<std::size_t>(rank(name));
+    return *subs.insert(at, handover::parse(reader, *known[index].schema));
+}
+
 /** One way to spoil one section, and what the refusal has to say. */
 struct Spoil
 {
@@ -183,6 +202,8 @@ struct Spoil
     std::string expected; ///< part of the message
     std::function<void(handover::Record&)> change;
     std::uint32_t instance = 0;
+    /** What else is different; the guest is admitted with it alone. */
+    std::function<void(Guest&)> before = {};
 };
 
 /** "0000:00:02.0/virtio-blk" and "x y" make names that gtest takes. */
@@ -193,6 +214,11 @@ inline std::string testName(std::string name)
         [](char c) { return !std::isalnum(static_cast<unsigned char>(c)); },
         '_');
     return name;
+}
+
+inline void PrintTo(const Spoil& spoil, std::ostream* out)
+{
+    *out << spoil.name << " of " << spoil.section;
 }
 
 inline std::string spoilName(const testing::TestParamInfo<Spoil>& spoil)
@@ -207,6 +233,11 @@ class Spoiled : public testing::TestWithParam<Spoil>
     void refuses()
     {
         Guest guest;
+        if (GetParam().before)
+        {
+            GetParam().before(guest);
+            ASSERT_EQ(guest.refused(), "");
+        }
         guest.change(GetParam().section, GetParam().change,
                      GetParam().instance);
         EXPECT_THAT(guest.refused(), testing::HasSubstr(GetParam().expected));

@@ -104,26 +104,6 @@ Record& virtioGroup(Record& state)
     throw std::logic_error("no virtio part");
 }
 
-/** Adds a subsection whose only field is one number, in the table's order. */
-void addFlag(Record& state, const std::string& name, std::uint64_t value)
-{
-    Record& virtio = virtioGroup(state);
-    auto rank = [&](std::string_view of) {
-        return std::ranges::find(virtio.schema().subsections, of,
-                                 &Subsection::name) -
-               virtio.schema().subsections.begin();
-    };
-    Record flag(*virtio.schema()
-                     .subsections[static_cast<std::size_t>(rank(name))]
-                     .schema);
-    flag.values()[0] = value;
-    auto& subs = virtio.subsections();
-    auto at = std::ranges::find_if(subs, [&](const Record& sub) {
-        return rank(sub.schema().name) > rank(name);
-    });
-    subs.insert(at, std::move(flag));
-}
-
 class Virtio : public test::Spoiled
 {};
 
@@ -147,21 +127,13 @@ INSTANTIATE_TEST_SUITE_P(
               [](Record& s) {
                   setLatch(s, 0, "num", 64);
                   setQueue(s, 0, "vring.num", 128);
-                  addFlag(s, "virtio/ringsize", 0);
-                  Rows rows(*virtioGroup(s)
-                                 .subsection("virtio/ringsize")
-                                 ->schema()
-                                 .fields[0]
-                                 .structure,
-                            1024);
+                  Rows& sizes =
+                      test::addSubsection(virtioGroup(s), "virtio/ringsize")
+                          .rows("vq");
                   for (std::size_t i = 0; i < s.rows("vq").size(); ++i)
                   {
-                      rows.at(i, 0) =
-                          std::as_const(s).rows("vq").at(i, "vring.num");
+                      sizes.at(i, 0) = 1024;
                   }
-                  rows.at(0, 0) = 1024;
-                  virtioGroup(s).subsection("virtio/ringsize")->values()[0] =
-                      rows;
               }},
         Spoil{"DescInTheInterruptControllers", blk,
               "vq[0].vring.desc: 0xfee00000 is a ring that is not wholly",
@@ -287,7 +259,10 @@ INSTANTIATE_TEST_SUITE_P(
             [](Record& s) { s.record("pci_dev").bytes("config")[4] &= 0xfb; }},
         Spoil{"DisabledWithBusMaster", blk,
               "virtio/disabled: does not go with the command register",
-              [](Record& s) { addFlag(s, "virtio/disabled", 1); }},
+              [](Record& s) {
+                  test::addSubsection(virtioGroup(s), "virtio/disabled")
+                      .number("disabled") = 1;
+              }},
         Spoil{"No64BitFeatures", blk, "virtio/64bit_features: is missing",
               [](Record& s) { eraseSubsection(s, "virtio/64bit_features"); }},
         Spoil{"NoRings", blk, "virtio/virtqueues: is missing",
