@@ -46,6 +46,25 @@ struct QmpLimits
     JsonLimits json = {16U << 20, 64};
 };
 
+/** Somebody who can give QEMU commands: a connection of our own, or libvirt's.
+ */
+class QmpCommands
+{
+  public:
+    virtual ~QmpCommands() = default;
+
+    /** Runs a command; its "return" value. Throws QmpError, TimedOut (a late
+     * answer is then ignored), Refused, or Error when the peer has gone. */
+    virtual Json execute(std::string_view command, const Json& arguments = {},
+                         Milliseconds timeout = std::chrono::seconds(30)) = 0;
+
+    /** As execute(), with a file descriptor for commands such as getfd and
+     * add-fd. Ours stays open. */
+    virtual Json
+    executeWithFd(std::string_view command, const Json& arguments, int fd,
+                  Milliseconds timeout = std::chrono::seconds(30)) = 0;
+};
+
 /** A client of one QEMU machine protocol connection.
  *
  * The peer may be a QEMU that its guest has taken over: everything it sends is
@@ -57,7 +76,7 @@ struct QmpLimits
  * waitEvent() asks for them. When the queue is full the oldest one is lost and
  * counted; state that matters must have a query command as well.
  */
-class QmpClient
+class QmpClient : public QmpCommands
 {
   public:
     /** Takes a connected socket, reads the greeting and leaves capabilities
@@ -70,15 +89,11 @@ class QmpClient
     static QmpClient connect(const std::filesystem::path& path,
                              Milliseconds timeout = std::chrono::seconds(10));
 
-    /** Runs a command; its "return" value. Throws QmpError, TimedOut (a late
-     * answer is then ignored), Refused, or Error when the peer has gone. */
     Json execute(std::string_view command, const Json& arguments = {},
-                 Milliseconds timeout = std::chrono::seconds(30));
-
-    /** As execute(), with a file descriptor for commands such as getfd and
-     * add-fd. Ours stays open. */
-    Json executeWithFd(std::string_view command, const Json& arguments, int fd,
-                       Milliseconds timeout = std::chrono::seconds(30));
+                 Milliseconds timeout = std::chrono::seconds(30)) override;
+    Json
+    executeWithFd(std::string_view command, const Json& arguments, int fd,
+                  Milliseconds timeout = std::chrono::seconds(30)) override;
 
     using Predicate = std::function<bool(const QmpEvent&)>;
 

@@ -42,7 +42,7 @@ struct GuestSpec
     std::uint64_t memory = 1ULL << 30; ///< bytes, whole MiB
     /** A named model of QEMU that TCG and KVM both have in full; never
      * "host", which means something else on each machine. */
-    std::string cpuModel = "Nehalem-v1";
+    std::string cpuModel = "Nehalem";
     Accelerator accelerator = Accelerator::tcg;
     std::vector<Disk> disks; ///< at most maxDisks; the first one is booted
     std::vector<Nic> nics;   ///< at most maxNics

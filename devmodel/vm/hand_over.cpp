@@ -114,7 +114,7 @@ handover::Environment environmentFor(const GuestSpec& spec, int memory)
     return environment;
 }
 
-handover::ProductionStream reference(ProductionVm& production)
+handover::ProductionStream reference(TrappedVm& production)
 {
     return handover::parseProductionStream(production.saveState(),
                                            handover::sectionSize);
@@ -132,17 +132,17 @@ Json stepsToJson(const std::vector<StepTime>& steps)
 
 /** What is left to do when the device state has been taken apart: the state
  * is checked against the memory that the guest will have. */
-Bytes admitted(ProductionVm& production,
+Bytes admitted(TrappedVm& production,
                std::span<const handover::Section> candidate)
 {
     handover::ProductionStream local = reference(production);
-    std::vector<handover::Section> sections = handover::admit(
-        candidate, local.sections,
-        environmentFor(production.spec(), production.machine().memory()));
+    std::vector<handover::Section> sections =
+        handover::admit(candidate, local.sections,
+                        environmentFor(production.spec(), production.memory()));
     return handover::writeProductionStream(local.machine, sections);
 }
 
-Trap requireTrapped(ProductionVm& production)
+Trap requireTrapped(TrappedVm& production)
 {
     std::optional<Trap> trap = production.trap();
     if (!trap)
@@ -218,8 +218,7 @@ handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
             std::move(memory.digest), std::move(guest.memory)};
 }
 
-HandOverReport loadBundle(ProductionVm& production,
-                          const handover::Bundle& bundle,
+HandOverReport loadBundle(TrappedVm& production, const handover::Bundle& bundle,
                           const handover::JobTicket& job)
 {
     bundle.requireJob(job);
@@ -228,9 +227,8 @@ HandOverReport loadBundle(ProductionVm& production,
     HandOverReport report;
     StepClock step(report.steps);
 
-    report.memory = step("memory", [&] {
-        return bundle.copyMemoryTo(production.machine().memory());
-    });
+    report.memory = step(
+        "memory", [&] { return bundle.copyMemoryTo(production.memory()); });
     handover::BootStream stream = step("parse", [&] {
         return handover::parseBootStream(bundle.deviceState());
     });
@@ -254,8 +252,7 @@ HandOverReport loadBundle(ProductionVm& production,
     return report;
 }
 
-HandOverReport handOver(ProductionVm& production,
-                        const handover::Bundle& bundle,
+HandOverReport handOver(TrappedVm& production, const handover::Bundle& bundle,
                         const handover::JobTicket& job)
 {
     HandOverReport report = loadBundle(production, bundle, job);

@@ -49,14 +49,12 @@ handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
  * handed over then. Refused says what was not acceptable and why: a bundle of
  * another job, a section, a page.
  */
-HandOverReport handOver(ProductionVm& production,
-                        const handover::Bundle& bundle,
+HandOverReport handOver(TrappedVm& production, const handover::Bundle& bundle,
                         const handover::JobTicket& job);
 
 /** The hand-over without its last step: the VM is paused, with its state
  * loaded. */
-HandOverReport loadBundle(ProductionVm& production,
-                          const handover::Bundle& bundle,
+HandOverReport loadBundle(TrappedVm& production, const handover::Bundle& bundle,
                           const handover::JobTicket& job);
 
 /** Where and how guests are booted. */

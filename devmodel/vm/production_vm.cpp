@@ -13,13 +13,9 @@ namespace airlock::vm
 namespace
 {
 
-constexpr std::size_t stateMax = 16U << 20;
 constexpr Milliseconds pollStep{100};
 /** From the trap event to a stopped VM: QEMU only has to leave its loop. */
 constexpr Milliseconds stopTime = std::chrono::seconds(10);
-/** Resetting, loading and saving again takes milliseconds; a loaded host may
- * need longer. */
-constexpr Milliseconds stateTime = std::chrono::minutes(1);
 
 Machine::Options machineOptions(const GuestSpec& spec,
                                 const ProductionVm::Options& options)
@@ -31,53 +27,23 @@ Machine::Options machineOptions(const GuestSpec& spec,
     return out;
 }
 
-Trap readTrap(const JsonField& info)
-{
-    Trap trap;
-    trap.cause = info.at("cause").string();
-    trap.count = info.at("count").u64();
-    trap.vcpu = static_cast<unsigned>(info.at("vcpu").u64(maxVcpus));
-    if (auto port = info.find("port"))
-    {
-        trap.port = static_cast<std::uint16_t>(port->u64(0xffff));
-    }
-    if (auto value = info.find("value"))
-    {
-        trap.value = static_cast<std::uint8_t>(value->u64(0xff));
-    }
-    return trap;
-}
-
 } // namespace
-
-std::string describe(const Trap& trap)
-{
-    if (!trap.port)
-    {
-        return trap.cause;
-    }
-    return fmt::format("{} {:#x} <- {:#04x} by vCPU {}", trap.cause, *trap.port,
-                       trap.value.value_or(0), trap.vcpu);
-}
 
 ProductionVm::ProductionVm(const Qemu& qemu, const GuestSpec& spec,
                            const Options& options)
     : spec_(spec), machine_(
                        [&](const Channels& channels) {
-                           return productionArgv(qemu, spec, channels);
+                           auto argv = productionArgv(qemu, spec, channels);
+                           argv.insert(argv.end(), options.arguments.begin(),
+                                       options.arguments.end());
+                           return argv;
                        },
                        spec.memory, machineOptions(spec, options))
 {}
 
 std::optional<Trap> ProductionVm::trap()
 {
-    Json info = machine_.qmp().execute("__internal.airlock_query-trap");
-    JsonField field(info, "query-trap");
-    if (!field.at("trapped").boolean())
-    {
-        return std::nullopt;
-    }
-    return readTrap(field);
+    return queryTrap(machine_.qmp());
 }
 
 Trap ProductionVm::waitTrap(Milliseconds timeout)
@@ -134,19 +100,12 @@ void ProductionVm::acquireDisks()
 
 Bytes ProductionVm::saveState()
 {
-    UniqueFd file = createMemfd("reference-state", 0);
-    machine_.qmp().executeWithFd("getfd", {{"fdname", "save"}}, file.get());
-    machine_.qmp().execute("__internal.airlock_save", {{"fd", "save"}},
-                           stateTime);
-    return readFile(file.get(), stateMax, "reference state");
+    return saveDeviceState(machine_.qmp());
 }
 
 void ProductionVm::loadState(ByteView state)
 {
-    UniqueFd file = sealedMemfd("state", state);
-    machine_.qmp().executeWithFd("getfd", {{"fdname", "load"}}, file.get());
-    machine_.qmp().execute("__internal.airlock_load", {{"fd", "load"}},
-                           stateTime);
+    loadDeviceState(machine_.qmp(), state);
 }
 
 void ProductionVm::resume()

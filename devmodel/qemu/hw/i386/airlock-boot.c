@@ -412,7 +412,7 @@ static void airlock_boot_machine_state_init(MachineState *machine)
     pcms->max_ram_below_4g = 4 * GiB;
     x86ms->below_4g_mem_size = airlock_low_ram_size(machine->ram_size);
     x86ms->above_4g_mem_size = machine->ram_size - x86ms->below_4g_mem_size;
-    x86_cpus_init(x86ms, CPU_VERSION_LATEST);
+    x86_cpus_init(x86ms, AIRLOCK_CPU_VERSION);
     if (kvm_enabled()) {
         kvmclock_create(true);
     }
@@ -504,7 +504,7 @@ static void airlock_boot_machine_class_init(ObjectClass *oc, void *data)
 
     pcmc->pci_enabled = true;
     pcmc->pci_root_uid = 0;
-    pcmc->default_cpu_version = CPU_VERSION_LATEST;
+    pcmc->default_cpu_version = AIRLOCK_CPU_VERSION;
     pcmc->has_acpi_build = false;   /* its tables have GPEs and hot-plug */
     pcmc->has_reserved_memory = false;
 

@@ -55,11 +55,24 @@ static void airlock_pm_update_sci(AirlockPMState *s)
     qemu_set_irq(s->sci, (s->pm1_sts & s->pm1_en & PM1_EN_BITS) != 0);
 }
 
+/*
+ * What a read at byte @addr of a register block of @len bytes gives.  QEMU
+ * gives an access whole to the block at its first port: what lies behind the
+ * block is the empty bus's.
+ */
+static uint64_t airlock_pm_bytes(uint32_t value, unsigned len, hwaddr addr)
+{
+    uint64_t bus = MAKE_64BIT_MASK(8 * len, 64 - 8 * len);
+
+    return addr < len ? (bus | value) >> (8 * addr) : UINT64_MAX;
+}
+
 static uint64_t airlock_pm_evt_read(void *opaque, hwaddr addr, unsigned size)
 {
     AirlockPMState *s = opaque;
 
-    return addr < 2 ? s->pm1_sts : s->pm1_en;
+    return airlock_pm_bytes(s->pm1_sts | (uint32_t)s->pm1_en << 16,
+                            AIRLOCK_PM_EVT_LEN, addr);
 }
 
 static void airlock_pm_evt_write(void *opaque, hwaddr addr, uint64_t val,
@@ -68,9 +81,10 @@ static void airlock_pm_evt_write(void *opaque, hwaddr addr, uint64_t val,
     AirlockPMState *s = opaque;
 
     if (addr < 2) {
-        s->pm1_sts &= ~val;
-    } else {
-        s->pm1_en = val & PM1_EN_BITS;
+        s->pm1_sts &= ~(val << (8 * addr));
+    } else if (addr < AIRLOCK_PM_EVT_LEN) {
+        s->pm1_en = deposit32(s->pm1_en, 8 * (addr - 2), 8, val) &
+                    PM1_EN_BITS;
     }
     airlock_pm_update_sci(s);
 }
@@ -79,26 +93,34 @@ static uint64_t airlock_pm_cnt_read(void *opaque, hwaddr addr, unsigned size)
 {
     AirlockPMState *s = opaque;
 
-    return s->pm1_cnt | ACPI_BITMASK_SCI_ENABLE;
+    return airlock_pm_bytes(s->pm1_cnt | ACPI_BITMASK_SCI_ENABLE,
+                            AIRLOCK_PM_CNT_LEN, addr);
 }
 
 static void airlock_pm_cnt_write(void *opaque, hwaddr addr, uint64_t val,
                                  unsigned size)
 {
     AirlockPMState *s = opaque;
-    unsigned slp_typ = (val & ACPI_BITMASK_SLEEP_TYPE) >> 10;
+    uint32_t bits;
 
-    s->pm1_cnt = val & PM1_CNT_BITS;
-    if ((val & ACPI_BITMASK_SLEEP_ENABLE) && slp_typ == PM1_SLP_TYP_S5) {
+    if (addr >= AIRLOCK_PM_CNT_LEN) {
+        return;
+    }
+    s->pm1_cnt = deposit32(s->pm1_cnt, 8 * addr, 8, val) & PM1_CNT_BITS;
+    /* Sleep type and enable bit are in the same byte. */
+    bits = val << (8 * addr);
+    if ((bits & ACPI_BITMASK_SLEEP_ENABLE) &&
+        (bits & ACPI_BITMASK_SLEEP_TYPE) >> 10 == PM1_SLP_TYP_S5) {
         qemu_system_shutdown_request(SHUTDOWN_CAUSE_GUEST_SHUTDOWN);
     }
 }
 
 static uint64_t airlock_pm_tmr_read(void *opaque, hwaddr addr, unsigned size)
 {
-    return muldiv64(qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL),
-                    PM_TIMER_FREQUENCY, NANOSECONDS_PER_SECOND) &
-           PM_TIMER_MASK;
+    uint32_t ticks = muldiv64(qemu_clock_get_ns(QEMU_CLOCK_VIRTUAL),
+                              PM_TIMER_FREQUENCY, NANOSECONDS_PER_SECOND);
+
+    return airlock_pm_bytes(ticks & PM_TIMER_MASK, AIRLOCK_PM_TMR_LEN, addr);
 }
 
 static void airlock_pm_tmr_write(void *opaque, hwaddr addr, uint64_t val,
@@ -107,30 +129,25 @@ static void airlock_pm_tmr_write(void *opaque, hwaddr addr, uint64_t val,
     /* ACPI 1.0b, 4.7.3.3: the timer is read-only */
 }
 
-/* Registers are 16 bits wide; byte and dword accesses are put together. */
-static const MemoryRegionOps airlock_pm_evt_ops = {
-    .read = airlock_pm_evt_read,
-    .write = airlock_pm_evt_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 4 },
-    .impl = { .min_access_size = 2, .max_access_size = 2 },
-};
+/* The registers are put together from bytes: every access size works. */
+#define AIRLOCK_PM_OPS(name, rd, wr, max)                               \
+    static const MemoryRegionOps name = {                               \
+        .read = rd,                                                     \
+        .write = wr,                                                    \
+        .endianness = DEVICE_LITTLE_ENDIAN,                             \
+        .valid = { .min_access_size = 1, .max_access_size = 4,          \
+                   .unaligned = true },                                 \
+        .impl = { .min_access_size = 1, .max_access_size = max,         \
+                  .unaligned = true },                                  \
+    }
 
-static const MemoryRegionOps airlock_pm_cnt_ops = {
-    .read = airlock_pm_cnt_read,
-    .write = airlock_pm_cnt_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 4 },
-    .impl = { .min_access_size = 2, .max_access_size = 2 },
-};
-
-static const MemoryRegionOps airlock_pm_tmr_ops = {
-    .read = airlock_pm_tmr_read,
-    .write = airlock_pm_tmr_write,
-    .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 4 },
-    .impl = { .min_access_size = 4, .max_access_size = 4 },
-};
+AIRLOCK_PM_OPS(airlock_pm_evt_ops, airlock_pm_evt_read, airlock_pm_evt_write,
+               1);
+AIRLOCK_PM_OPS(airlock_pm_cnt_ops, airlock_pm_cnt_read, airlock_pm_cnt_write,
+               1);
+/* A counter is read at one moment. */
+AIRLOCK_PM_OPS(airlock_pm_tmr_ops, airlock_pm_tmr_read, airlock_pm_tmr_write,
+               4);
 
 static void airlock_pm_powerdown(Notifier *n, void *opaque)
 {

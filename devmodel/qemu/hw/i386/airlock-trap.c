@@ -44,6 +44,7 @@ static const uint8_t airlock_stub[AIRLOCK_STUB_SIZE] = {
 };
 
 #define SYSCTL_OUT2             0x20
+#define EMPTY_BUS               0xff
 
 typedef struct AirlockTrapOrigin {
     AirlockTrapCause cause;
@@ -128,14 +129,14 @@ static void airlock_trap_door(AirlockTrapState *s, uint16_t port,
 static uint64_t airlock_trap_zero_read(void *opaque, hwaddr addr,
                                        unsigned size)
 {
-    return 0;
+    return addr == 0 ? 0 : EMPTY_BUS;
 }
 
 static void airlock_trap_kbd_write(void *opaque, hwaddr addr, uint64_t val,
                                    unsigned size)
 {
     /* 0xF0 to 0xFF pulse the output lines whose bit is 0; bit 0 is reset */
-    if ((val & 0xf1) == 0xf0) {
+    if (addr == 0 && (val & 0xf1) == 0xf0) {
         airlock_trap_door(opaque, AIRLOCK_PORT_KBD, val);
     }
 }
@@ -144,7 +145,7 @@ static void airlock_trap_rst_cnt_write(void *opaque, hwaddr addr,
                                        uint64_t val, unsigned size)
 {
     /* ICH9 datasheet, 13.7.5: bit 2 is RST_CPU, bit 1 only says which kind */
-    if (val & 0x4) {
+    if (addr == 0 && (val & 0x4)) {
         airlock_trap_door(opaque, AIRLOCK_PORT_RST_CNT, val);
     }
 }
@@ -152,7 +153,7 @@ static void airlock_trap_rst_cnt_write(void *opaque, hwaddr addr,
 static uint64_t airlock_trap_sysctl_read(void *opaque, hwaddr addr,
                                          unsigned size)
 {
-    return SYSCTL_OUT2;
+    return addr == 0 ? SYSCTL_OUT2 : EMPTY_BUS;
 }
 
 static void airlock_trap_sysctl_write(void *opaque, hwaddr addr, uint64_t val,

@@ -36,6 +36,7 @@ struct AirlockMachineState {
     MemoryRegion high_ram;
     MemoryRegion vga_hole;
     MemoryRegion void_mem;
+    MemoryRegion void_io;
 };
 
 /* No firmware, so there is nothing to hand a kernel or a ROM to. */
@@ -60,8 +61,8 @@ static const MemoryRegionOps airlock_void_ops = {
     .read = airlock_void_read,
     .write = airlock_void_write,
     .endianness = DEVICE_LITTLE_ENDIAN,
-    .valid = { .min_access_size = 1, .max_access_size = 8 },
-    .impl = { .min_access_size = 1, .max_access_size = 8 },
+    .valid = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
+    .impl = { .min_access_size = 1, .max_access_size = 8, .unaligned = true },
 };
 
 static void airlock_memory_init(AirlockMachineState *ams, MemoryRegion *mem)
@@ -96,6 +97,17 @@ static void airlock_memory_init(AirlockMachineState *ams, MemoryRegion *mem)
     memory_region_add_subregion_overlap(mem, 0, &ams->void_mem, -2);
 }
 
+/*
+ * QEMU's own unassigned ports read as all ones, but for a word or dword at an
+ * odd address: that is an invalid access, which reads as 0 under TCG.
+ */
+static void airlock_io_init(AirlockMachineState *ams, MemoryRegion *io)
+{
+    memory_region_init_io(&ams->void_io, OBJECT(ams), &airlock_void_ops,
+                          NULL, "airlock-void", memory_region_size(io));
+    memory_region_add_subregion_overlap(io, 0, &ams->void_io, -2);
+}
+
 static void airlock_refuse_firmware(MachineState *machine)
 {
     if (machine->firmware || machine->kernel_filename) {
@@ -121,8 +133,9 @@ static void airlock_machine_state_init(MachineState *machine)
 
     airlock_refuse_firmware(machine);
     airlock_memory_init(ams, mem);
+    airlock_io_init(ams, io);
 
-    x86_cpus_init(x86ms, CPU_VERSION_LATEST);
+    x86_cpus_init(x86ms, AIRLOCK_CPU_VERSION);
     if (kvm_enabled()) {
         kvmclock_create(true);
     }

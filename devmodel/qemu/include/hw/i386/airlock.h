@@ -39,6 +39,12 @@ static inline uint64_t airlock_low_ram_size(uint64_t ram_size)
     return AIRLOCK_LOW_RAM_SPLIT;
 }
 
+/*
+ * "Nehalem" is Nehalem-v1 on both machines, as on PC machines: what libvirt
+ * knows as a CPU model is its first version.
+ */
+#define AIRLOCK_CPU_VERSION         1
+
 /* Interrupts: SCI, and INTx of slots 0 to 24 on PIRQ E-H (GSI 20 to 23). */
 #define AIRLOCK_SCI_GSI             9
 #define AIRLOCK_PIRQ_COUNT          8
