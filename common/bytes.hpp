@@ -2,6 +2,7 @@
 
 #include "common/error.hpp"
 
+#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -88,11 +89,13 @@ class ByteWriter
     template <std::unsigned_integral T>
     void be(T value)
     {
-        for (std::size_t i = sizeof(T); i-- > 0;)
+        std::array<std::uint8_t, sizeof(T)> bytes;
+        for (std::size_t i = 0; i < sizeof(T); ++i)
         {
-            out_.push_back(static_cast<std::uint8_t>(
-                static_cast<std::uint64_t>(value) >> (8 * i)));
+            bytes[i] = static_cast<std::uint8_t>(
+                static_cast<std::uint64_t>(value) >> (8 * (sizeof(T) - 1 - i)));
         }
+        out_.insert(out_.end(), bytes.begin(), bytes.end());
     }
 
     void u8(std::uint8_t value) { be(value); }

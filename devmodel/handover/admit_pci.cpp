@@ -122,6 +122,14 @@ ByteView config(const Record& state)
     return pciDevice(state).bytes("config");
 }
 
+void checkVersion(const Subject& subject, std::string_view field)
+{
+    const std::uint64_t version = pciDevice(subject.state).number("version_id");
+    subject.require(version ==
+                        pciDevice(subject.reference).number("version_id"),
+                    field, version, "is not the version that QEMU writes");
+}
+
 void checkConfig(const Subject& subject, const WriteMask& mask,
                  std::string_view field)
 {
@@ -334,11 +342,7 @@ bool isVirtio(const Subject& subject)
 
 void virtioPci(Subject& subject)
 {
-    const Record& device = pciDevice(subject.state);
-    subject.require(device.number("version_id") ==
-                        pciDevice(subject.reference).number("version_id"),
-                    "pci_dev.version_id", device.number("version_id"),
-                    "is not the version that QEMU writes");
+    checkVersion(subject, "pci_dev.version_id");
     checkConfig(subject, virtioMask(config(subject.reference)),
                 "pci_dev.config");
     checkIrqState(subject, "pci_dev.irq_state");
@@ -362,6 +366,7 @@ void mch(Subject& subject)
     mask.allow(pciexbar, ~0ULL, 8);
     mask.allow(pam, 0x33333333333330, 7);
     mask.allow(smbase, 0xffffff, 3); // and SMRAM, ESMRAMC
+    checkVersion(subject, "parent_obj.version_id");
     checkConfig(subject, mask, "parent_obj.config");
     checkIrqState(subject, "parent_obj.irq_state");
 
