@@ -58,6 +58,12 @@ std::optional<Trap> queryTrap(QmpCommands& qmp)
     return readTrap(field);
 }
 
+bool queryLoaded(QmpCommands& qmp)
+{
+    Json info = qmp.execute("__internal.airlock_query-trap");
+    return JsonField(info, "query-trap").at("loaded").boolean();
+}
+
 Bytes saveDeviceState(QmpCommands& qmp)
 {
     UniqueFd file = createMemfd("reference-state", 0);

@@ -58,6 +58,8 @@ class TrappedVm
 
 /** Our commands in the production QEMU (qapi/airlock.json). */
 std::optional<Trap> queryTrap(QmpCommands& qmp);
+/** Whether a state was loaded and the guest has not run since. */
+bool queryLoaded(QmpCommands& qmp);
 Bytes saveDeviceState(QmpCommands& qmp);
 void loadDeviceState(QmpCommands& qmp, ByteView state);
 

@@ -201,13 +201,11 @@ bool mayFollow(State from, State to)
     }
     if (from == State::applying)
     {
-        return to == State::admitting;
+        return to == State::running || to == State::trapped;
     }
     if (to == State::applying)
     {
-        // From admitting: a new QEMU process has to get the delta again.
-        return from == State::returning || from == State::admitting ||
-               from == State::held;
+        return from == State::admitting || from == State::held;
     }
     return from != State::running || to == State::trapped;
 }

@@ -18,12 +18,15 @@ namespace airlock::host
 
 /** Where a VM is on its way through a reboot.
  *
- *     running -> trapped -> exporting -> booting -> returning -> applying
- *        ^                                                          |
- *        +----------------------- admitting <-----------------------+
+ *     running -> trapped -> exporting -> booting -> returning -> admitting
+ *        ^                                                           |
+ *        +------------------------ applying <------------------------+
  *
  * A failed attempt before `applying` leads to `retrying`, and from there to
- * `exporting` again or, when the attempts are used up, to `held`.
+ * `exporting` again or, when the attempts are used up, to `held`. The delta is
+ * applied last, when the state is loaded and nothing can be refused any more;
+ * if the QEMU process is lost meanwhile, the delta is completed in the next
+ * one before that one's boot (`trapped`).
  */
 enum class State
 {
@@ -31,17 +34,17 @@ enum class State
     trapped,   ///< its reset was caught; nothing has been done yet
     exporting, ///< disks go to a boot server
     booting,   ///< the boot server has all it needs
-    returning, ///< state, memory and delta come back; nothing applied yet
+    returning, ///< state, memory and delta come back
+    admitting, ///< state and memory are checked and loaded; disk untouched
     applying,  ///< the delta is being applied: from here on only forward
-    admitting, ///< disk done; state and memory are checked and loaded
     retrying,  ///< waits for the next attempt
     held,      ///< waits for an operator
 };
 
 inline constexpr State allStates[] = {
-    State::running,   State::trapped,   State::exporting,
-    State::booting,   State::returning, State::applying,
-    State::admitting, State::retrying,  State::held,
+    State::running,  State::trapped,   State::exporting,
+    State::booting,  State::returning, State::admitting,
+    State::applying, State::retrying,  State::held,
 };
 
 /** "running", "trapped"...: the words of logs, the database and the CLI. */
@@ -50,9 +53,10 @@ std::string_view toString(State state);
 State parseState(std::string_view word);
 
 /** Whether a change of state keeps the promise about the disk: from
- * `applying` the only ways lead to `applying` (again), `admitting` or `held`,
- * and nothing but `returning`, `applying` or `held` leads into it. A running
- * guest can only be trapped or held. All else is up to the state machine. */
+ * `applying` the only ways lead to `running` and `trapped`, both when the delta
+ * is complete, and to `held`; nothing but `admitting` or `held` leads into it.
+ * A running guest can only be trapped or held. All else is up to the state
+ * machine. */
 bool mayFollow(State from, State to);
 
 /** Milliseconds since 1970, UTC. */

@@ -87,18 +87,20 @@ TEST(State, HasAWordForEachValue)
 
 TEST(State, NothingLeadsBackFromAnAppliedDelta)
 {
-    for (State to : {State::running, State::trapped, State::exporting,
-                     State::booting, State::returning, State::retrying})
+    for (State to : {State::exporting, State::booting, State::returning,
+                     State::admitting, State::retrying})
     {
         EXPECT_FALSE(mayFollow(State::applying, to)) << toString(to);
     }
     for (State from : {State::running, State::trapped, State::exporting,
-                       State::booting, State::retrying})
+                       State::booting, State::returning, State::retrying})
     {
         EXPECT_FALSE(mayFollow(from, State::applying)) << toString(from);
     }
+    EXPECT_TRUE(mayFollow(State::admitting, State::applying));
     EXPECT_TRUE(mayFollow(State::applying, State::applying));
-    EXPECT_TRUE(mayFollow(State::applying, State::admitting));
+    EXPECT_TRUE(mayFollow(State::applying, State::running));
+    EXPECT_TRUE(mayFollow(State::applying, State::trapped));
     EXPECT_FALSE(mayFollow(State::running, State::exporting));
     for (State from : allStates)
     {

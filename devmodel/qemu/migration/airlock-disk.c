@@ -185,8 +185,9 @@ void qmp___internal_airlock_apply(const char *device, const char *fdname,
     }
     delta.blk = blk_by_qdev_id(device, errp);
     if (delta.blk) {
-        if (runstate_is_running() || !airlock_trap_is_trapped()) {
-            error_setg(errp, "The VM is not trapped; its disks are its own");
+        if (runstate_is_running() || !airlock_trap_guest_waits()) {
+            error_setg(errp, "The guest is running or may go on; its "
+                       "disks are its own");
         } else if (!blk_is_writable(delta.blk)) {
             error_setg(errp, "Disk '%s' is read-only", device);
         } else {

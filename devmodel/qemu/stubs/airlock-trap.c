@@ -13,6 +13,11 @@ bool airlock_trap_is_trapped(void)
     return false;
 }
 
+bool airlock_trap_guest_waits(void)
+{
+    return false;
+}
+
 void airlock_trap_release(void)
 {
 }

@@ -65,6 +65,8 @@ struct AirlockTrapState {
     bool at_stub;
     /* The stub has run and no state has been loaded since. */
     bool trapped;
+    /* A state has been loaded and the guest has not run since. */
+    bool loaded;
     /* A write to a reset door has requested the coming reset. */
     bool door_used;
     AirlockTrapOrigin origin;
@@ -83,18 +85,36 @@ bool airlock_trap_is_trapped(void)
     return s && s->trapped;
 }
 
+bool airlock_trap_guest_waits(void)
+{
+    AirlockTrapState *s = airlock_trap_find();
+
+    return s && (s->trapped || s->loaded);
+}
+
 void airlock_trap_release(void)
 {
     AirlockTrapState *s = airlock_trap_find();
 
     s->at_stub = false;
     s->trapped = false;
+    s->loaded = true;
+}
+
+static void airlock_trap_run_state(void *opaque, bool running, RunState state)
+{
+    AirlockTrapState *s = opaque;
+
+    if (running) {
+        s->loaded = false;
+    }
 }
 
 static void airlock_trap_take(AirlockTrapState *s)
 {
     bool port = s->origin.cause == AIRLOCK_TRAP_CAUSE_PORT;
 
+    s->loaded = false;
     if (!s->trapped) {
         s->trapped = true;
         s->count++;
@@ -213,6 +233,7 @@ AirlockTrapInfo *qmp___internal_airlock_query_trap(Error **errp)
 
     info = g_new0(AirlockTrapInfo, 1);
     info->trapped = s->trapped;
+    info->loaded = s->loaded;
     info->count = s->count;
     if (s->trapped) {
         info->has_cause = true;
@@ -234,6 +255,7 @@ static void airlock_trap_realize(DeviceState *dev, Error **errp)
     AirlockTrapState *s = AIRLOCK_TRAP(dev);
     uint8_t *rom;
 
+    qemu_add_vm_change_state_handler(airlock_trap_run_state, s);
     memory_region_init_io(&s->kbd_io, OBJECT(s), &airlock_trap_kbd_ops, s,
                           "airlock-trap-kbd", 1);
     memory_region_init_io(&s->sysctl_io, OBJECT(s), &airlock_trap_sysctl_ops,

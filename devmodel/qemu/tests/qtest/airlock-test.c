@@ -49,14 +49,19 @@ static void expect_trap(QTestState *qts, const char *cause, int port,
     qtest_qmp_eventwait(qts, "STOP");
 }
 
-static bool query_trapped(QTestState *qts)
+static bool query_flag(QTestState *qts, const char *flag)
 {
     QDict *rsp = qtest_qmp(qts, "{'execute':"
                            " '__internal.airlock_query-trap'}");
-    bool trapped = qdict_get_bool(qdict_get_qdict(rsp, "return"), "trapped");
+    bool value = qdict_get_bool(qdict_get_qdict(rsp, "return"), flag);
 
     qobject_unref(rsp);
-    return trapped;
+    return value;
+}
+
+static bool query_trapped(QTestState *qts)
+{
+    return query_flag(qts, "trapped");
 }
 
 static void pass_fd(QTestState *qts, int fd)
@@ -359,9 +364,13 @@ static void test_load_untrapped(void)
     expect_trap(qts, "cold-start", -1, 0, 1);
     state = save_state(qts);
     expect_loads(qts, state);
+    g_assert_true(query_flag(qts, "loaded"));
 
     error = load_state(qts, state->data, state->len);
     g_assert_nonnull(strstr(error, "not trapped"));
+
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    g_assert_false(query_flag(qts, "loaded"));
     qtest_quit(qts);
 }
 

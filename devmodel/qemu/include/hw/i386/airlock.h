@@ -95,6 +95,9 @@ DeviceState *airlock_trap_create(MemoryRegion *io, MemoryRegion *mem);
  */
 bool airlock_trap_is_trapped(void);
 
+/* As above, or the loaded state has not run yet: disks may still be changed. */
+bool airlock_trap_guest_waits(void);
+
 /* A state has been loaded; the next reset is a new trap. */
 void airlock_trap_release(void);
 
