@@ -35,6 +35,29 @@ bool waitReady(int fd, short events, const Deadline& deadline)
     }
 }
 
+sockaddr_un unixAddress(const std::string& path)
+{
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    if (path.size() >= sizeof(address.sun_path))
+    {
+        throw Error("the socket path " + path +
+                    " is too long for a Unix socket; use a shorter one");
+    }
+    std::memcpy(address.sun_path, path.data(), path.size());
+    return address;
+}
+
+UniqueFd unixSocket()
+{
+    UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!fd)
+    {
+        throwErrno("cannot create a Unix socket");
+    }
+    return fd;
+}
+
 bool worthAnotherTry(int error)
 {
     return error == ENOENT || error == ECONNREFUSED || error == EAGAIN ||
@@ -65,23 +88,12 @@ ssize_t sendOnce(int socket, std::string_view data, std::optional<int> passFd)
 
 UniqueFd connectUnix(const std::filesystem::path& path, Milliseconds timeout)
 {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
     const std::string& name = path.native();
-    if (name.size() >= sizeof(address.sun_path))
-    {
-        throw Error("the socket path " + name +
-                    " is too long for a Unix socket; use a shorter one");
-    }
-    std::memcpy(address.sun_path, name.data(), name.size());
+    sockaddr_un address = unixAddress(name);
     Deadline deadline(timeout);
     for (;;)
     {
-        UniqueFd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-        if (!fd)
-        {
-            throwErrno("cannot create a Unix socket");
-        }
+        UniqueFd fd = unixSocket();
         if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address),
                       sizeof(address)) == 0)
         {
@@ -98,6 +110,19 @@ UniqueFd connectUnix(const std::filesystem::path& path, Milliseconds timeout)
         }
         std::this_thread::sleep_for(Milliseconds(2));
     }
+}
+
+UniqueFd listenUnix(const std::filesystem::path& path, int backlog)
+{
+    sockaddr_un address = unixAddress(path.native());
+    UniqueFd fd = unixSocket();
+    if (::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address),
+               sizeof(address)) != 0 ||
+        ::listen(fd.get(), backlog) != 0)
+    {
+        throwErrno("cannot listen at " + path.native());
+    }
+    return fd;
 }
 
 std::pair<UniqueFd, UniqueFd> socketPair()

@@ -15,6 +15,10 @@ namespace airlock
  * nobody listens there yet. Throws TimedOut or SystemError with the path. */
 UniqueFd connectUnix(const std::filesystem::path& path, Milliseconds timeout);
 
+/** Listens on a Unix stream socket that did not exist before. Who may connect
+ * is a matter of the directory. */
+UniqueFd listenUnix(const std::filesystem::path& path, int backlog = 16);
+
 /** A connected pair: keep `first`, pass `second` to a child. */
 std::pair<UniqueFd, UniqueFd> socketPair();
 

@@ -1,0 +1,320 @@
+#include "hostagent/hypervisor/libvirt.hpp"
+
+#include "common/json.hpp"
+
+#include <fmt/format.h>
+#include <libvirt/libvirt-qemu.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+
+#include <array>
+#include <cstdlib>
+
+namespace airlock::host
+{
+
+namespace
+{
+
+constexpr const char* trapEvent = "__internal.airlock_TRAP";
+/** Seconds between signs of life, and how many may be missing. */
+constexpr int keepAliveInterval = 5;
+constexpr unsigned keepAliveCount = 3;
+constexpr std::size_t answerMax = 16U << 20;
+constexpr int wakeMilliseconds = 200;
+
+/** The error of the last libvirt call of this thread. */
+LibvirtError lastError(const std::string& doing)
+{
+    virErrorPtr error = virGetLastError();
+    const char* text = error != nullptr && error->message != nullptr
+                           ? error->message
+                           : "no reason given";
+    return {doing + ": " + text, error != nullptr ? error->code : 0};
+}
+
+/** libvirt prints every error to stderr unless told not to. */
+void quiet(void* /*data*/, virErrorPtr /*error*/) {}
+
+struct FreeText
+{
+    void operator()(char* text) const { std::free(text); }
+};
+using Text = std::unique_ptr<char, FreeText>;
+
+std::string uuidOf(virDomainPtr domain)
+{
+    std::array<char, VIR_UUID_STRING_BUFLEN> text{};
+    if (virDomainGetUUIDString(domain, text.data()) != 0)
+    {
+        throw lastError("cannot read the UUID of a domain");
+    }
+    return text.data();
+}
+
+void notify(void* opaque, virDomainPtr domain)
+{
+    try
+    {
+        static_cast<Connection*>(opaque)->notify(uuidOf(domain));
+    }
+    catch (const Error&)
+    {
+        // The domain has gone; the regular look at all domains will notice.
+    }
+}
+
+int onLifecycle(virConnectPtr /*connection*/, virDomainPtr domain,
+                int /*event*/, int /*detail*/, void* opaque)
+{
+    notify(opaque, domain);
+    return 0;
+}
+
+void onTrap(virConnectPtr /*connection*/, virDomainPtr domain,
+            const char* /*event*/, long long /*seconds*/,
+            unsigned int /*micros*/, const char* /*details*/, void* opaque)
+{
+    notify(opaque, domain);
+}
+
+/** The "return" of an answer of QEMU that libvirt passed on. */
+Json takeAnswer(std::string_view command, const char* text)
+{
+    Json answer = parseJson(text, "QEMU's answer", {answerMax, 64});
+    if (auto error = answer.find("error"); error != answer.end())
+    {
+        JsonField field(*error, "QEMU's answer: error");
+        throw QmpError(command, field.at("class").string(),
+                       field.at("desc").string());
+    }
+    auto value = answer.find("return");
+    if (value == answer.end())
+    {
+        throw Refused("QEMU's answer", "has neither return nor error");
+    }
+    return *value;
+}
+
+std::string commandText(std::string_view command, const Json& arguments)
+{
+    Json out = {{"execute", command}};
+    if (!arguments.is_null())
+    {
+        out["arguments"] = arguments;
+    }
+    return dumpJson(out);
+}
+
+} // namespace
+
+void FreeLibvirt::operator()(_virConnect* connection) const
+{
+    virConnectClose(connection);
+}
+
+void FreeLibvirt::operator()(_virDomain* domain) const
+{
+    virDomainFree(domain);
+}
+
+Domain::Domain(std::unique_ptr<_virDomain, FreeLibvirt> domain)
+    : domain_(std::move(domain)), uuid_(uuidOf(domain_.get())),
+      name_(virDomainGetName(domain_.get()))
+{}
+
+std::string Domain::xml() const
+{
+    Text text(virDomainGetXMLDesc(domain_.get(), 0));
+    if (!text)
+    {
+        throw lastError("cannot read the XML of domain " + name_);
+    }
+    return text.get();
+}
+
+RunState Domain::state() const
+{
+    int state = 0;
+    if (virDomainGetState(domain_.get(), &state, nullptr, 0) != 0)
+    {
+        throw lastError("cannot read the state of domain " + name_);
+    }
+    switch (state)
+    {
+    case VIR_DOMAIN_RUNNING:
+        return RunState::running;
+    case VIR_DOMAIN_PAUSED:
+        return RunState::paused;
+    case VIR_DOMAIN_SHUTOFF:
+        return RunState::off;
+    default:
+        return RunState::other;
+    }
+}
+
+int Domain::id() const
+{
+    unsigned id = virDomainGetID(domain_.get());
+    return id == ~0U ? -1 : static_cast<int>(id);
+}
+
+void Domain::resume()
+{
+    if (virDomainResume(domain_.get()) != 0)
+    {
+        throw lastError("cannot resume domain " + name_);
+    }
+}
+
+void Domain::suspend()
+{
+    if (virDomainSuspend(domain_.get()) != 0)
+    {
+        throw lastError("cannot suspend domain " + name_);
+    }
+}
+
+Json Domain::execute(std::string_view command, const Json& arguments,
+                     Milliseconds /*timeout*/)
+{
+    char* answer = nullptr;
+    std::string text = commandText(command, arguments);
+    if (virDomainQemuMonitorCommand(domain_.get(), text.c_str(), &answer,
+                                    VIR_DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT) !=
+        0)
+    {
+        throw lastError(fmt::format("{} on domain {}", command, name_));
+    }
+    return takeAnswer(command, Text(answer).get());
+}
+
+Json Domain::executeWithFd(std::string_view command, const Json& arguments,
+                           int fd, Milliseconds /*timeout*/)
+{
+    char* answer = nullptr;
+    std::string text = commandText(command, arguments);
+    if (virDomainQemuMonitorCommandWithFiles(
+            domain_.get(), text.c_str(), 1, &fd, nullptr, nullptr, &answer,
+            VIR_DOMAIN_QEMU_MONITOR_COMMAND_DEFAULT) != 0)
+    {
+        throw lastError(fmt::format("{} on domain {}", command, name_));
+    }
+    return takeAnswer(command, Text(answer).get());
+}
+
+Connection::Connection(const std::string& uri, OnDomainEvent onEvent)
+    : onEvent_(std::move(onEvent)), connection_(virConnectOpen(uri.c_str()))
+{
+    if (!connection_)
+    {
+        throw lastError("cannot connect to libvirt at " + uri);
+    }
+    listen();
+}
+
+void Connection::listen()
+{
+    virConnectPtr connection = connection_.get();
+    // Local connections have no use for it and say so.
+    virConnectSetKeepAlive(connection, keepAliveInterval, keepAliveCount);
+    int lifecycle = virConnectDomainEventRegisterAny(
+        connection, nullptr, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+        VIR_DOMAIN_EVENT_CALLBACK(onLifecycle), this, nullptr);
+    if (lifecycle < 0)
+    {
+        throw lastError("cannot listen to libvirt's events");
+    }
+    lifecycleEvents_.push_back(lifecycle);
+    trapEvents_ = virConnectDomainQemuMonitorEventRegister(
+        connection, nullptr, trapEvent, onTrap, this, nullptr, 0);
+    if (trapEvents_ < 0)
+    {
+        throw lastError("cannot listen to QEMU's trap event");
+    }
+}
+
+Connection::~Connection()
+{
+    for (int event : lifecycleEvents_)
+    {
+        virConnectDomainEventDeregisterAny(connection_.get(), event);
+    }
+    if (trapEvents_ >= 0)
+    {
+        virConnectDomainQemuMonitorEventDeregister(connection_.get(),
+                                                   trapEvents_);
+    }
+}
+
+bool Connection::alive() const
+{
+    return virConnectIsAlive(connection_.get()) == 1;
+}
+
+std::vector<std::shared_ptr<Domain>> Connection::activeDomains() const
+{
+    virDomainPtr* list = nullptr;
+    int count = virConnectListAllDomains(connection_.get(), &list,
+                                         VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+    if (count < 0)
+    {
+        throw lastError("cannot list libvirt's domains");
+    }
+    std::unique_ptr<virDomainPtr, decltype(&std::free)> owner(list, std::free);
+    std::vector<std::unique_ptr<_virDomain, FreeLibvirt>> handles;
+    for (int i = 0; i < count; i++)
+    {
+        handles.emplace_back(list[i]);
+    }
+    std::vector<std::shared_ptr<Domain>> out;
+    for (auto& handle : handles)
+    {
+        out.push_back(std::make_shared<Domain>(std::move(handle)));
+    }
+    return out;
+}
+
+std::shared_ptr<Domain> Connection::find(const std::string& uuid) const
+{
+    std::unique_ptr<_virDomain, FreeLibvirt> handle(
+        virDomainLookupByUUIDString(connection_.get(), uuid.c_str()));
+    if (handle)
+    {
+        return std::make_shared<Domain>(std::move(handle));
+    }
+    LibvirtError error = lastError("cannot look up domain " + uuid);
+    if (error.code() != VIR_ERR_NO_DOMAIN)
+    {
+        throw error;
+    }
+    return nullptr;
+}
+
+LibvirtEventLoop::LibvirtEventLoop()
+{
+    virSetErrorFunc(nullptr, quiet);
+    if (virInitialize() != 0 || virEventRegisterDefaultImpl() != 0)
+    {
+        throw lastError("cannot start libvirt's event loop");
+    }
+    // A turn of the loop waits for an event; this one comes by itself, so
+    // that the thread sees when it is to end.
+    wakeTimer_ = virEventAddTimeout(
+        wakeMilliseconds, [](int, void*) {}, nullptr, nullptr);
+    thread_ = std::jthread([](const std::stop_token& stop) {
+        while (!stop.stop_requested())
+        {
+            virEventRunDefaultImpl();
+        }
+    });
+}
+
+LibvirtEventLoop::~LibvirtEventLoop()
+{
+    thread_.request_stop();
+    thread_.join();
+    virEventRemoveTimeout(wakeTimer_);
+}
+
+} // namespace airlock::host
