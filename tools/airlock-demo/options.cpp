@@ -32,6 +32,10 @@ ParsedOptions parseOptions(int argc, char** argv)
     app.add_option("--memory", options.memory, "guest memory, as 512M or 5G")
         ->transform(CLI::AsSizeValue(false))
         ->default_str("1G");
+    app.add_option("--firmware", options.firmware,
+                   "firmware image of the boot machine, as for QEMU's -bios; "
+                   "default: SeaBIOS")
+        ->check(CLI::ExistingFile);
     app.add_option("--accel", options.accelerator, "accelerator")
         ->check(CLI::IsMember({"auto", "tcg", "kvm"}))
         ->capture_default_str();

@@ -16,6 +16,7 @@ struct Options
     std::filesystem::path build;  ///< where tools/build-* put their results
     std::filesystem::path guest;  ///< raw image; the demo works on a copy
     std::string booted = "shell"; ///< vm::parseBootedPolicy()
+    std::optional<std::filesystem::path> firmware; ///< of the boot machine
     std::string accelerator = "auto";
     unsigned vcpus = 2;
     std::uint64_t memory = 1ULL << 30;

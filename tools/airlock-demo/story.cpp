@@ -122,6 +122,7 @@ Story::Story(const Options& options, const ProgressStyle& style,
     site_.qemu = qemu.boot;
     site_.policy = vm::parseBootedPolicy(options.booted);
     site_.log = directory_ / "boot-qemu.log";
+    site_.options.firmware = options.firmware;
 
     spec_.name = "demo";
     spec_.uuid = randomUuid();
