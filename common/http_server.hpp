@@ -74,6 +74,8 @@ using Handler = std::function<std::unique_ptr<Exchange>(const Request&)>;
 struct ServerLimits
 {
     std::size_t connections = 64;
+    /** From one address: one peer cannot keep all others out. */
+    std::size_t connectionsEach = 16;
     unsigned threads = 4;
     std::size_t headerBytes = 16U << 10;
     std::size_t jsonBytes = 1U << 20;

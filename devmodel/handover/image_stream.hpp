@@ -23,6 +23,13 @@
 namespace airlock::handover
 {
 
+/** The longest stream that an image of this size can have. */
+constexpr std::uint64_t imageStreamMaxBytes(std::uint64_t bytes)
+{
+    std::uint64_t chunks = (bytes + memoryChunkBytes - 1) / memoryChunkBytes;
+    return bytes + (chunks + 2) * 16;
+}
+
 /** One record. `pages` holds the pages of the mask, one after the other. */
 struct ImageChunk
 {

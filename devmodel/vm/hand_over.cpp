@@ -152,6 +152,17 @@ Trap requireTrapped(TrappedVm& production)
     return *trap;
 }
 
+void requireShape(const handover::GuestShape& shape, const GuestSpec& spec)
+{
+    if (shape != shapeOf(spec))
+    {
+        throw Refused("manifest: guest",
+                      "the guest was booted on another machine than this one");
+    }
+}
+
+} // namespace
+
 handover::GuestShape shapeOf(const GuestSpec& spec)
 {
     handover::GuestShape shape;
@@ -165,17 +176,6 @@ handover::GuestShape shapeOf(const GuestSpec& spec)
     shape.devices = deviceList(spec);
     return shape;
 }
-
-void requireShape(const handover::GuestShape& shape, const GuestSpec& spec)
-{
-    if (shape != shapeOf(spec))
-    {
-        throw Refused("manifest: guest",
-                      "the guest was booted on another machine than this one");
-    }
-}
-
-} // namespace
 
 double HandOverReport::seconds() const
 {

@@ -36,6 +36,9 @@ struct HandOverReport
     Json toJson() const;
 };
 
+/** What a manifest says of the machines that a guest is started on. */
+handover::GuestShape shapeOf(const GuestSpec& spec);
+
 /** Makes a bundle of what a boot left behind, digests included. */
 handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
                             const handover::JobTicket& job);
