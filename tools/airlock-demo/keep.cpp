@@ -20,6 +20,8 @@ namespace
 
 constexpr std::size_t piece = 64U << 10;
 constexpr Milliseconds sendTime = std::chrono::seconds(5);
+/** From QEMU closing its lines to its end. */
+constexpr Milliseconds endTime = std::chrono::seconds(2);
 constexpr int trapPoll = 200; ///< milliseconds between two looks at the trap
 
 UniqueFd listenAt(const std::filesystem::path& path)
@@ -122,20 +124,38 @@ bool Keeper::serveOnce()
     return true;
 }
 
+void Keeper::bootTrapped()
+{
+    std::optional<vm::Trap> trap = story_.production().trap();
+    if (!trap)
+    {
+        return;
+    }
+    tell("reset trapped (" + describe(*trap) +
+         "), the guest boots on the full machine");
+    story_.production().waitTrap(sendTime);
+    story_.bootAgain(*trap);
+    tell("the guest is back; press Enter");
+}
+
 void Keeper::run()
 {
-    while (serveOnce())
+    try
     {
-        std::optional<vm::Trap> trap = story_.production().trap();
-        if (!trap)
+        while (serveOnce())
         {
-            continue;
+            bootTrapped();
         }
-        tell("reset trapped (" + describe(*trap) +
-             "), the guest boots on the full machine");
-        story_.production().waitTrap(sendTime);
-        story_.bootAgain(*trap);
-        tell("the guest is back; press Enter");
+    }
+    catch (const Error&)
+    {
+        // A QEMU that ends closes its lines before its end can be seen.
+        Process& qemu = story_.production().machine().process();
+        qemu.wait(endTime);
+        if (qemu.running())
+        {
+            throw;
+        }
     }
 }
 

@@ -26,6 +26,7 @@ class Keeper
     void fromGuest();
     void tell(const std::string& text);
     bool serveOnce();
+    void bootTrapped();
 
     Story& story_;
     UniqueFd listener_;
