@@ -241,7 +241,7 @@ std::map<std::string, double> parseSeconds(const JsonField& field)
         {
             field.refuse("has a time that is no time");
         }
-        out[printable(key)] = time;
+        out[plainText(key)] = time;
     }
     return out;
 }
@@ -331,7 +331,7 @@ JobStatus JobStatus::parse(const JsonField& field)
     JobStatus out;
     out.id = label(field.at("id"));
     out.state = parseState(field.at("state"));
-    out.stage = printable(field.at("stage").string(maxText));
+    out.stage = plainText(field.at("stage").string(maxText));
     std::size_t disks = field.at("uploaded").arraySize(vm::maxDisks);
     for (std::size_t i = 0; i < disks; i++)
     {
@@ -342,8 +342,8 @@ JobStatus JobStatus::parse(const JsonField& field)
     if (auto error = field.find("error"))
     {
         out.error = {
-            printable(error->at("code").string(maxText)),
-            printable(error->at("message").string(maxMessage), maxMessage)};
+            plainText(error->at("code").string(maxText)),
+            plainText(error->at("message").string(maxMessage), maxMessage)};
     }
     if (auto result = field.find("result"))
     {

@@ -170,8 +170,8 @@ class ChunkedBody
     {
         Json document = parseJson(body, "answer", {64U << 10, 8});
         JsonField error = JsonField(document, "answer").at("error");
-        code = printable(error.at("code").string(64));
-        message = printable(error.at("message").string(), 1000);
+        code = plainText(error.at("code").string(64));
+        message = plainText(error.at("message").string());
     }
     catch (const Refused&)
     {

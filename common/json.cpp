@@ -70,13 +70,17 @@ std::string dumpJson(const Json& value)
 
 std::string printable(std::string_view text, std::size_t max)
 {
-    std::string out = "\"";
+    return "\"" + plainText(text, max) + "\"";
+}
+
+std::string plainText(std::string_view text, std::size_t max)
+{
+    std::string out;
     for (char c : text.substr(0, max))
     {
         out += c >= ' ' && c <= '~' ? c : '?';
     }
-    out += text.size() > max ? "...\"" : "\"";
-    return out;
+    return out + (text.size() > max ? "..." : "");
 }
 
 std::string JsonField::path() const

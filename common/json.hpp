@@ -40,6 +40,9 @@ std::string dumpJson(const Json& value);
  * printable ASCII. */
 std::string printable(std::string_view text, std::size_t max = 64);
 
+/** The same without quotes, for a text that is shown as a whole. */
+std::string plainText(std::string_view text, std::size_t max = 1024);
+
 /** A JSON value together with the path that led to it.
  *
  * Every getter checks the type and throws Refused with that path, for

@@ -54,7 +54,7 @@ const char* nameOf(Level level)
 /** In quotes unless it is one word. */
 std::string shellValue(const std::string& value)
 {
-    std::string text = printable(value, maxValue);
+    std::string text = plainText(value, maxValue);
     bool word =
         !text.empty() && text.find_first_of(" \"'=\\") == std::string::npos;
     if (word)
@@ -94,7 +94,7 @@ void writeJournal(Level level, std::string_view message,
         "PRIORITY=" + std::to_string(static_cast<int>(level))};
     for (const auto& [name, value] : fields)
     {
-        texts.push_back(std::string(name) + "=" + printable(value, maxValue));
+        texts.push_back(std::string(name) + "=" + plainText(value, maxValue));
     }
     std::vector<iovec> parts;
     for (std::string& text : texts)
