@@ -8,6 +8,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -53,6 +54,17 @@ class RecordedMemory
             byte = found == bytes_.end() ? 0 : found->second;
         }
         return true;
+    }
+    /** Into a file that holds all of a guest's low memory. */
+    void writeTo(int fd) const
+    {
+        for (const auto& [address, byte] : bytes_)
+        {
+            if (::pwrite(fd, &byte, 1, static_cast<off_t>(address)) != 1)
+            {
+                throwErrno("cannot write the guest's memory");
+            }
+        }
     }
     void write16(std::uint64_t address, std::uint64_t value)
     {

@@ -1,10 +1,14 @@
+#include "devmodel/handover/bundle.hpp"
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/stream.hpp"
+#include "tests/unit/admit_guest.hpp"
 #include "tests/unit/test_streams.hpp"
 #include "tools/airlock-bundle/cli.hpp"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <sstream>
@@ -260,6 +264,108 @@ TEST_F(BundleCommand, VerifyAdmitsAStateAgainstItself)
                        "--memory", path("memory"), "--json"})
                   .json()["verdict"],
               "admitted");
+}
+
+// --- A real guest, booted on the boot machine --------------------------------
+
+class VerifyGuest : public BundleCommand
+{
+  protected:
+    /** The guest's memory: only what the admission looks at. */
+    std::string guestMemory()
+    {
+        std::string name = file("ram", {});
+        std::filesystem::resize_file(name, 512U << 20);
+        UniqueFd fd = openFile(name, O_WRONLY);
+        guest.memory.writeTo(fd.get());
+        return name;
+    }
+
+    std::vector<std::string> verify(const std::string& candidate)
+    {
+        return {"verify", candidate, "--reference",
+                recorded("guest-2cpu-production"), "--json"};
+    }
+
+    std::vector<std::string> verifyWithMemory(const std::string& candidate)
+    {
+        std::vector<std::string> words = verify(candidate);
+        words.insert(words.end(), {"--memory", guestMemory()});
+        return words;
+    }
+
+    handover::Bundle bundle(ByteView state)
+    {
+        handover::Manifest manifest;
+        manifest.job = handover::JobTicket::issue(
+            "9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 1);
+        manifest.guest = {
+            "airlock-boot-1.0", "airlock-1.0", "tcg", "Nehalem", 2,
+            512U << 20,         512U << 20,    {}};
+        UniqueFd fd = openFile(guestMemory(), O_RDWR);
+        auto memory = handover::describeMemory(fd.get(), 512U << 20);
+        return {manifest, Bytes(state.begin(), state.end()), memory.digest,
+                std::move(fd)};
+    }
+
+    test::Guest guest;
+};
+
+TEST_F(VerifyGuest, AdmitsTheWholeStream)
+{
+    std::vector<std::string> words =
+        verifyWithMemory(recorded("guest-2cpu-boot"));
+    words.insert(words.end(), {"-o", path("admitted")});
+    Outcome outcome = command(words);
+    EXPECT_EQ(outcome.code, kOk) << outcome.err;
+    EXPECT_EQ(outcome.json()["verdict"], "admitted");
+    EXPECT_EQ(outcome.json()["sections"], guest.reference.size());
+    EXPECT_EQ(outcome.json()["bytes"],
+              std::filesystem::file_size(path("admitted")));
+    EXPECT_EQ(command(verifyWithMemory(path("admitted"))).code, kOk);
+}
+
+TEST_F(VerifyGuest, RefusesImpossibleStatesWithSectionAndReason)
+{
+    guest.change("cpu",
+                 [](handover::Record& s) { s.number("env.smbase") = 0xa0000; });
+    std::string spoiled =
+        file("spoiled",
+             handover::writeProductionStream("airlock-1.0", guest.candidate));
+    Outcome outcome = command(verifyWithMemory(spoiled));
+    EXPECT_EQ(outcome.code, kRefused);
+    EXPECT_EQ(outcome.json()["verdict"], "refused");
+    EXPECT_EQ(outcome.json()["where"], "cpu/0: env.smbase");
+    EXPECT_EQ(outcome.json()["reason"],
+              "0xa0000 differs from the production machine's 0x30000");
+    EXPECT_THAT(outcome.err, HasSubstr("refused: cpu/0: env.smbase"));
+}
+
+TEST_F(VerifyGuest, RefusesAnotherGuestsMemory)
+{
+    std::vector<std::string> words = verify(recorded("guest-2cpu-boot"));
+    std::string zeros = file("zeros", {});
+    std::filesystem::resize_file(zeros, 512U << 20);
+    words.insert(words.end(), {"--memory", zeros});
+    Outcome outcome = command(words);
+    EXPECT_EQ(outcome.code, kRefused);
+    EXPECT_THAT(outcome.json()["where"].get<std::string>(),
+                HasSubstr("last_avail_idx"));
+}
+
+TEST_F(VerifyGuest, ABundleBringsItsMemory)
+{
+    Bytes state = test::loadStream("guest-2cpu-boot");
+    bundle(state).save(path("bundle"));
+    Outcome outcome = command(verify(path("bundle")));
+    EXPECT_EQ(outcome.code, kOk) << outcome.err;
+
+    UniqueFd fd = openFile(path("bundle/memory.img"), O_WRONLY);
+    ASSERT_EQ(::pwrite(fd.get(), "x", 1, 0x1234), 1);
+    outcome = command(verify(path("bundle")));
+    EXPECT_EQ(outcome.code, kRefused);
+    EXPECT_THAT(outcome.json()["where"].get<std::string>(),
+                HasSubstr("memory"));
 }
 
 TEST_F(BundleCommand, VerifyRefusesAnotherMachinesState)

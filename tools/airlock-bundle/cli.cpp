@@ -30,10 +30,10 @@ struct Options
 {
     bool json = false;
     std::string file;
-    std::string other;  ///< second file, or the reference
-    std::string output; ///< empty: none
-    std::string memory; ///< verify: file with the guest's RAM
-    std::string accelerator = "tcg";
+    std::string other;       ///< second file, or the reference
+    std::string output;      ///< empty: none
+    std::string memory;      ///< verify: file with the guest's RAM
+    std::string accelerator; ///< empty: the bundle's, or "tcg"
     std::string cpu = "basic";
 };
 
@@ -111,13 +111,38 @@ unsigned countCpus(const std::vector<Section>& sections)
         [](const Section& section) { return section.id.idstr == "cpu"; }));
 }
 
-Environment environmentFor(const StateFile& reference, const Memory& memory,
+std::string acceleratorOf(const StateFile& candidate, const Options& options)
+{
+    if (options.accelerator.empty() && candidate.bundle)
+    {
+        return candidate.bundle->manifest().guest.accelerator;
+    }
+    return options.accelerator;
+}
+
+/** What the hand-over makes sure of while it copies the memory. */
+void checkBundle(const Bundle& bundle, const StateFile& reference)
+{
+    const GuestShape& guest = bundle.manifest().guest;
+    if (guest.productionMachine != reference.machine)
+    {
+        throw Refused("manifest: guest.production-machine",
+                      fmt::format("is {}, the reference is of {}",
+                                  guest.productionMachine, reference.machine));
+    }
+    bundle.memoryDigest().requireSame(
+        describeMemory(bundle.memoryFd(), guest.memoryBytes).digest);
+}
+
+Environment environmentFor(const StateFile& candidate,
+                           const StateFile& reference, const Memory& memory,
                            const Options& options)
 {
     Environment environment = Environment::forMemory(fileSize(memory.fd()));
     environment.vcpus = countCpus(reference.sections);
-    environment.accelerator =
-        options.accelerator == "kvm" ? Accelerator::Kvm : Accelerator::Tcg;
+    environment.accelerator = acceleratorOf(candidate, options) == "kvm"
+                                  ? Accelerator::Kvm
+                                  : Accelerator::Tcg;
     environment.cpu =
         options.cpu == "wide" ? CpuContract::wide() : CpuContract::basic();
     GuestMemory guest(memory.fd(), environment.ramLow, environment.ramHigh);
@@ -137,10 +162,16 @@ Result verify(const Options& options)
                                     "machine saved, this is another stream");
     }
     StateFile candidate = openStateFile(options.file);
+    if (candidate.bundle)
+    {
+        checkBundle(*candidate.bundle, reference);
+    }
     Memory memory(candidate, options);
+    Environment environment =
+        environmentFor(candidate, reference, memory, options);
     std::vector<Section> admitted =
         admit(reduce(std::move(candidate.sections)).kept, reference.sections,
-              environmentFor(reference, memory, options));
+              environment);
     Bytes stream = writeProductionStream(reference.machine, admitted);
     writeOutput(options.output, stream);
     return {kOk,
@@ -175,9 +206,9 @@ void addVerify(CLI::App& app, Options& options, Command& chosen)
         ->required();
     sub->add_option("--memory", options.memory,
                     "File with the guest's RAM (default: the bundle's)");
-    sub->add_option("--accel", options.accelerator, "Accelerator of the guest")
-        ->check(CLI::IsMember({"tcg", "kvm"}))
-        ->capture_default_str();
+    sub->add_option("--accel", options.accelerator,
+                    "Accelerator of the guest (default: the bundle's, or tcg)")
+        ->check(CLI::IsMember({"tcg", "kvm"}));
     sub->add_option("--cpu", options.cpu, "What its CPU model has")
         ->check(CLI::IsMember({"basic", "wide"}))
         ->capture_default_str();
