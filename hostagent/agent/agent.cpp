@@ -1,0 +1,216 @@
+#include "hostagent/agent/agent.hpp"
+
+#include <fmt/format.h>
+
+namespace airlock::host
+{
+
+namespace
+{
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds turn{1};
+/** After libvirt has failed a call. */
+constexpr Milliseconds afterTrouble = std::chrono::seconds(3);
+
+} // namespace
+
+Agent::Agent(CycleContext& context, Options options)
+    : context_(context), options_(std::move(options))
+{}
+
+bool Agent::connected() const
+{
+    std::lock_guard lock(mutex_);
+    return connection_ && connection_->alive();
+}
+
+void Agent::connect()
+{
+    std::shared_ptr<Connection> fresh;
+    try
+    {
+        fresh = std::make_shared<Connection>(
+            options_.uri, [this](const std::string& uuid) { poke(uuid); });
+        options_.log("connected to libvirt at " + options_.uri);
+    }
+    catch (const Error& error)
+    {
+        options_.log(error.what());
+    }
+    std::lock_guard lock(mutex_);
+    connection_ = fresh;
+}
+
+void Agent::poke(const std::string& uuid)
+{
+    std::lock_guard lock(mutex_);
+    poked_.insert(uuid);
+    changed_.notify_all();
+}
+
+void Agent::pokeAll()
+{
+    try
+    {
+        for (const auto& domain : connection_->activeDomains())
+        {
+            poke(domain->uuid());
+        }
+    }
+    catch (const Error& error)
+    {
+        options_.log(error.what());
+    }
+}
+
+void Agent::run(const std::stop_token& stop, const std::function<void()>& alive)
+{
+    Clock::time_point scan = Clock::now();
+    while (!stop.stop_requested())
+    {
+        alive();
+        if (!connected())
+        {
+            connect();
+            scan = Clock::now();
+        }
+        if (connected() && Clock::now() >= scan)
+        {
+            pokeAll();
+            scan = Clock::now() + options_.scan;
+        }
+        startWork();
+        std::unique_lock lock(mutex_);
+        changed_.wait_for(lock, stop, turn, [&] { return !poked_.empty(); });
+    }
+    std::map<std::string, Worker> workers;
+    {
+        std::lock_guard lock(mutex_);
+        workers.swap(workers_);
+    }
+    for (auto& [uuid, worker] : workers)
+    {
+        worker.thread.request_stop();
+    }
+    workers.clear();
+    std::lock_guard lock(mutex_);
+    connection_.reset();
+}
+
+void Agent::startWork()
+{
+    reap();
+    std::lock_guard lock(mutex_);
+    if (!connection_)
+    {
+        return;
+    }
+    for (auto entry = later_.begin(); entry != later_.end();)
+    {
+        bool due = entry->second <= Clock::now();
+        if (due)
+        {
+            poked_.insert(entry->first);
+        }
+        entry = due ? later_.erase(entry) : std::next(entry);
+    }
+    for (const std::string& uuid : poked_)
+    {
+        auto [found, fresh] = workers_.try_emplace(uuid);
+        if (!fresh)
+        {
+            found->second.again = true;
+            continue;
+        }
+        found->second.thread = std::jthread(
+            [this, uuid](const std::stop_token& stop) { work(uuid, stop); });
+    }
+    poked_.clear();
+}
+
+void Agent::reap()
+{
+    std::vector<std::jthread> ended;
+    std::lock_guard lock(mutex_);
+    for (auto entry = workers_.begin(); entry != workers_.end();)
+    {
+        bool over = entry->second.over;
+        if (over)
+        {
+            ended.push_back(std::move(entry->second.thread));
+        }
+        entry = over ? workers_.erase(entry) : std::next(entry);
+    }
+}
+
+void Agent::work(const std::string& uuid, const std::stop_token& stop)
+{
+    for (;;)
+    {
+        std::optional<Milliseconds> wait = runCycle(uuid, stop);
+        std::lock_guard lock(mutex_);
+        auto self = workers_.find(uuid);
+        if (self == workers_.end() || stop.stop_requested())
+        {
+            return; // the agent ends and has taken the threads over
+        }
+        if (wait)
+        {
+            later_[uuid] = Clock::now() + *wait;
+        }
+        if (!self->second.again || wait)
+        {
+            self->second.over = true;
+            return;
+        }
+        self->second.again = false;
+    }
+}
+
+std::optional<Milliseconds> Agent::runCycle(const std::string& uuid,
+                                            const std::stop_token& stop)
+{
+    std::shared_ptr<Connection> connection;
+    {
+        std::lock_guard lock(mutex_);
+        connection = connection_;
+    }
+    try
+    {
+        std::shared_ptr<Domain> domain =
+            connection ? connection->find(uuid) : nullptr;
+        if (!domain || domain->state() == RunState::off ||
+            !isAirlockDomain(domain->xml()))
+        {
+            return std::nullopt;
+        }
+        return Cycle(context_, domain, stop).run();
+    }
+    catch (const std::exception& error)
+    {
+        options_.log(fmt::format("domain {}: {}", uuid, error.what()));
+        return afterTrouble;
+    }
+}
+
+void Agent::retry(const std::string& uuid)
+{
+    std::optional<VmRecord> record = context_.store.vm(uuid);
+    if (!record || record->state != State::held)
+    {
+        throw Error("VM " + uuid + " is not held");
+    }
+    Change change;
+    change.attempts = 0;
+    change.reason = "";
+    context_.store.transition(uuid, State::held,
+                              record->marks.contains("delta-incomplete")
+                                  ? State::applying
+                                  : State::trapped,
+                              change);
+    poke(uuid);
+}
+
+} // namespace airlock::host

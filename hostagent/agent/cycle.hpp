@@ -1,0 +1,116 @@
+#pragma once
+
+#include "common/deadline.hpp"
+#include "devmodel/handover/bundle.hpp"
+#include "hostagent/agent/servers.hpp"
+#include "hostagent/agent/slots.hpp"
+#include "hostagent/agent/trapped_domain.hpp"
+#include "hostagent/disk/disk_export.hpp"
+#include "hostagent/store/store.hpp"
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <stop_token>
+#include <string>
+
+namespace airlock::host
+{
+
+/** How reboots are done; domains may say otherwise in their metadata. */
+struct RebootSettings
+{
+    std::string booted = "idle:5";   ///< see docs/protocol-boot.md
+    std::chrono::seconds limit{600}; ///< for the guest to come up
+    std::chrono::seconds uploadTime{1800};
+    /** From sealing to the result, beyond the limit: the queue and, on a boot
+     * host that reboots, its reboots. */
+    std::chrono::seconds serverTime{900};
+    std::chrono::seconds returnTime{1800};
+    std::chrono::seconds retryDelay{5};
+    unsigned attempts = 3; ///< boot servers that are tried before `held`
+    unsigned jobs = 8;     ///< at once
+    std::uint64_t diskBytes = 1ULL << 40; ///< larger ones are not shipped
+};
+
+/** Something that an operator should look at. */
+struct Alert
+{
+    std::string uuid;
+    std::string name;
+    std::string what; ///< "held", "retrying"
+    std::string why;
+};
+
+/** What all reboots share. */
+struct CycleContext
+{
+    Store& store;
+    ServerPool& servers;
+    JobSlots& slots;
+    RebootSettings settings;
+    std::filesystem::path spool;
+    std::function<void(const Alert&)> alert;
+    /** Told of each change of state. */
+    std::function<void(const VmRecord&)> changed;
+};
+
+/** Takes one domain through its reboot, from whatever point it is at.
+ *
+ * Each change of state is durable before it is acted on, and each action may
+ * be done again: the process may die anywhere, a new object on the same domain
+ * goes on. The production disk is not written before the state of the booted
+ * guest is admitted and loaded.
+ */
+class Cycle
+{
+  public:
+    Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
+          std::stop_token stop);
+
+    /** Goes on until there is nothing to do: the guest runs, is off, waits for
+     * an operator (nothing), or for a while (how long). Throws Error when
+     * libvirt, QEMU or the store fail; then it may be tried again later. */
+    std::optional<Milliseconds> run();
+
+  private:
+    enum class Next
+    {
+        goOn,
+        wait,
+        done,
+    };
+
+    Next step();
+    Next afterRestart(bool trapped, bool loaded);
+    Next begin();
+    Next choose();
+    Next upload();
+    Next waitBooted();
+    Next fetchDeltas();
+    Next admit();
+    Next apply();
+    void applyDeltas();
+    void finish();
+    Next fail(const std::string& why);
+    void enter(State state, const Change& change = {});
+    void checkDisks(const std::vector<QemuDisk>& disks) const;
+    bool lateFor(std::chrono::seconds time) const;
+
+    boot::JobRequest request(const std::vector<QemuDisk>& disks) const;
+    handover::JobTicket ticket() const;
+    std::vector<QemuDisk> disks();
+    std::filesystem::path deltaFile(std::size_t disk) const;
+    std::string lifeMark() const;
+
+    CycleContext& context_;
+    std::shared_ptr<Domain> domain_;
+    std::stop_token stop_;
+    DomainSpec spec_;
+    TrappedDomain trapped_;
+    VmRecord record_;
+    std::optional<boot::JobStatus> status_;
+    std::map<std::string, double> seconds_;
+};
+
+} // namespace airlock::host

@@ -1,0 +1,81 @@
+#include "hostagent/agent/trapped_domain.hpp"
+
+#include "common/file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+namespace airlock::host
+{
+
+namespace
+{
+
+std::string readText(QmpCommands& qmp, const std::string& path,
+                     const char* property)
+{
+    Json value =
+        qmp.execute("qom-get", {{"path", path}, {"property", property}});
+    return JsonField(value, "qom-get").string();
+}
+
+} // namespace
+
+TrappedDomain::TrappedDomain(Domain& domain, const DomainSpec& spec)
+    : domain_(domain), spec_(spec.guest())
+{
+    for (const DomainNic& nic : spec.nics)
+    {
+        nicIds_.push_back(nic.alias);
+    }
+}
+
+int TrappedDomain::memory()
+{
+    if (!memory_)
+    {
+        std::string backend = readText(domain_, "/machine", "memory-backend");
+        std::string path = readText(domain_, backend, "mem-path");
+        memory_ = openFile(path, O_RDWR | O_NOFOLLOW);
+        if (fileSize(memory_.get()) != spec_.memory)
+        {
+            throw Error(fmt::format(
+                "the memory of domain {} is {} bytes in {}, not {}",
+                domain_.name(), fileSize(memory_.get()), path, spec_.memory));
+        }
+    }
+    return memory_.get();
+}
+
+std::optional<vm::Trap> TrappedDomain::trap()
+{
+    return vm::queryTrap(domain_);
+}
+
+Bytes TrappedDomain::saveState()
+{
+    setLinks(false);
+    return vm::saveDeviceState(domain_);
+}
+
+void TrappedDomain::loadState(ByteView state)
+{
+    vm::loadDeviceState(domain_, state);
+}
+
+void TrappedDomain::resume()
+{
+    setLinks(true);
+    domain_.resume();
+}
+
+void TrappedDomain::setLinks(bool up)
+{
+    for (const std::string& id : nicIds_)
+    {
+        domain_.execute("set_link", {{"name", id}, {"up", up}});
+    }
+}
+
+} // namespace airlock::host

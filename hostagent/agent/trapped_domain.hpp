@@ -1,0 +1,38 @@
+#pragma once
+
+#include "common/fd.hpp"
+#include "devmodel/vm/trapped_vm.hpp"
+#include "hostagent/domain/domain_spec.hpp"
+#include "hostagent/hypervisor/libvirt.hpp"
+
+namespace airlock::host
+{
+
+/** A domain of libvirt as the hand-over sees it. Both must outlive it. */
+class TrappedDomain : public vm::TrappedVm
+{
+  public:
+    TrappedDomain(Domain& domain, const DomainSpec& spec);
+
+    const vm::GuestSpec& spec() const override { return spec_; }
+    /** The file that the domain's <memoryBacking> made libvirt choose. */
+    int memory() override;
+    std::optional<vm::Trap> trap() override;
+    /** The boot was done on copies: nothing to take back. */
+    void acquireDisks() override {}
+    /** Takes the links down first. A guest that was booted without a link
+     * notices the one that it gets by resume(). */
+    Bytes saveState() override;
+    void loadState(ByteView state) override;
+    void resume() override;
+
+  private:
+    void setLinks(bool up);
+
+    Domain& domain_;
+    vm::GuestSpec spec_;
+    std::vector<std::string> nicIds_;
+    UniqueFd memory_;
+};
+
+} // namespace airlock::host

@@ -1,0 +1,31 @@
+#pragma once
+
+#include "common/tls.hpp"
+#include "hostagent/agent/cycle.hpp"
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace airlock::host
+{
+
+/** /etc/airlock/hostd.toml, see airlock-hostd.toml(5). */
+struct Config
+{
+    std::string uri = "qemu:///system";
+    std::filesystem::path state = "/var/lib/airlock/hostd";
+    std::filesystem::path socket = "/run/airlock/hostd.sock";
+    tls::Identity identity = {"/etc/airlock/hostd.crt",
+                              "/etc/airlock/hostd.key", "/etc/airlock/ca.crt"};
+    /** Run with the alert's words as arguments; empty: none. */
+    std::string alertCommand;
+    RebootSettings reboot;
+    std::vector<ServerSettings> servers;
+};
+
+/** Throws Error with file, line and what is wrong: a syntax error, an unknown
+ * key, a value that cannot be. */
+Config readConfig(const std::filesystem::path& file);
+
+} // namespace airlock::host
