@@ -462,6 +462,17 @@ void memoryTypes(const Subject& subject)
                     "has a reserved memory type");
 }
 
+/** Under KVM, QEMU saves the masks with all bits set that lie above the CPU's
+ * physical address and below bit 52, and takes them off on loading
+ * (target/i386/kvm/kvm.c: kvm_get_msrs(), kvm_put_msrs()). */
+std::uint64_t rangeMaskBits(const Environment& env)
+{
+    constexpr std::uint64_t widest = ~0ULL >> 12;
+    const std::uint64_t address =
+        env.accelerator == Accelerator::Kvm ? widest : ~reservedPhysical(env);
+    return address & ~0x7ffULL;
+}
+
 void memoryRanges(const Subject& subject)
 {
     const std::uint64_t reserved = reservedPhysical(subject.env);
@@ -474,7 +485,7 @@ void memoryRanges(const Subject& subject)
         subject.require(isMemoryType(base & 0xff), field + ".base", base,
                         "has a reserved memory type");
         subject.onlyBits(field + ".mask", ranges.at(i, "mask"),
-                         ~(reserved | 0x7ff));
+                         rangeMaskBits(subject.env));
     }
 }
 
@@ -538,6 +549,17 @@ void pendingEvents(const Subject& subject)
     subject.atMost("env.mp_state", lastState);
 }
 
+/** Where the kernel may write for KVM: RAM, and what lies below 1 MiB behind
+ * the firmware's shadow. SeaBIOS leaves its clock there, and an operating
+ * system that knows nothing of KVM leaves SeaBIOS's. */
+bool inRamOrShadow(const Environment& env, std::uint64_t address,
+                   std::uint64_t size)
+{
+    constexpr AddressRange shadow{0xc0000, 0x100000};
+    return inRam(env, address, size) ||
+           (shadow.contains(address, size) && env.ramLow >= shadow.end);
+}
+
 /** KVM's shared structures: an address in RAM and an enable bit. The kernel
  * writes there, so the whole structure has to be in RAM. TCG has none. */
 void sharedWithKvm(const Subject& subject, std::string_view field,
@@ -550,8 +572,8 @@ void sharedWithKvm(const Subject& subject, std::string_view field,
     }
     subject.require(subject.env.accelerator == Accelerator::Kvm, field, value,
                     "is set, and there is no KVM");
-    subject.require(inRam(subject.env, value & ~lowBits, size), field, value,
-                    "does not point into RAM");
+    subject.require(inRamOrShadow(subject.env, value & ~lowBits, size), field,
+                    value, "does not point into RAM");
 }
 
 void timeStamps(const Subject& subject)
