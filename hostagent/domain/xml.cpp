@@ -152,7 +152,14 @@ std::string format(const pugi::xml_node& node)
     node.print(out, "  ",
                pugi::format_indent | pugi::format_attribute_single_quote |
                    pugi::format_no_declaration);
-    return out.str();
+    // pugixml's " />" cannot be in a text, where '>' is escaped.
+    std::string result = out.str();
+    for (std::size_t at = 0;
+         (at = result.find(" />\n", at)) != std::string::npos;)
+    {
+        result.erase(at, 1);
+    }
+    return result;
 }
 
 std::string path(const pugi::xml_node& node)
