@@ -90,22 +90,14 @@ void adoptConsole(Rewrite& rewrite, pugi::xml_node devices)
 void adoptSerial(Rewrite& rewrite, pugi::xml_node devices)
 {
     adoptConsole(rewrite, devices);
-    bool agent = false;
     for (pugi::xml_node node : childrenOf(devices, "channel"))
     {
         std::string name = xml::attribute(node.child("target"), "name");
-        if (isVirtio(node) && name == agentChannelName && !agent)
-        {
-            agent = true;
-            rewrite.dropAttribute(node.child("target"), "state");
-            setPort(node, agentPort);
-        }
-        else
-        {
-            rewrite.drop(node, fmt::format("the machine has a channel for {} "
-                                           "only",
-                                           agentChannelName));
-        }
+        bool agent = name == "org.qemu.guest_agent.0";
+        rewrite.drop(node, agent ? "the machine has no channel for the guest "
+                                   "agent: virsh shutdown uses the power "
+                                   "button, backups cannot freeze the guest"
+                                 : "the machine has no channels");
     }
 }
 

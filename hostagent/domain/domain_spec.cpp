@@ -199,7 +199,6 @@ class Reader
             {"interface", &Reader::nic},
             {"controller", &Reader::controller},
             {"console", &Reader::console},
-            {"channel", &Reader::channel},
             {"rng", &Reader::rng},
             {"memballoon", &Reader::absent},
             {"audio", &Reader::audio},
@@ -276,17 +275,16 @@ class Reader
         }
     }
 
-    void serialPort(const pugi::xml_node& node, unsigned wanted)
+    void consoleAddress(const pugi::xml_node& node)
     {
         std::string port = attribute(node.child("address"), "port");
         if (port.empty())
         {
             port = attribute(node.child("target"), "port");
         }
-        if (xml::number(port, 30) != wanted)
+        if (xml::number(port, 30) != consolePort)
         {
-            refuse(node,
-                   fmt::format("has to be virtio-serial port {}", wanted));
+            refuse(node, "has to be virtio-serial port 0");
         }
     }
 
@@ -297,22 +295,9 @@ class Reader
             refuse(node, "there can be only one");
         }
         require(node.child("target"), "type", "virtio");
-        serialPort(node, consolePort);
+        consoleAddress(node);
         spec_.console = true;
         spec_.consoleAlias = aliasOf(node);
-    }
-
-    void channel(const pugi::xml_node& node)
-    {
-        if (spec_.agent)
-        {
-            refuse(node, "there can be only one");
-        }
-        require(node.child("target"), "type", "virtio");
-        require(node.child("target"), "name", agentChannelName);
-        serialPort(node, agentPort);
-        spec_.agent = true;
-        spec_.agentAlias = aliasOf(node);
     }
 
     void rng(const pugi::xml_node& node)
@@ -368,18 +353,11 @@ class Reader
         {
             throw Refused("devices", "there is no disk to boot from");
         }
-        if (spec_.agent && !spec_.console)
-        {
-            throw Refused("devices", "a guest agent's channel needs the "
-                                     "console beside it, as port 0");
-        }
-        std::string ports = spec_.agent ? "2" : "1";
-        if (spec_.console && serialPorts_ != ports)
+        if (spec_.console && serialPorts_ != "1")
         {
             throw Refused("devices/controller",
-                          fmt::format("the virtio-serial controller has to "
-                                      "have ports='{}'",
-                                      ports));
+                          "the virtio-serial controller has to have "
+                          "ports='1'");
         }
         if (!spec_.console && !serialPorts_.empty())
         {

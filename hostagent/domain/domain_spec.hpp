@@ -15,13 +15,8 @@ namespace airlock::host
 /** Name of the production machine type, as in <type machine='...'>. */
 inline constexpr std::string_view productionMachine = "airlock-1.0";
 
-/** The name of the guest agent's virtio port. */
-inline constexpr std::string_view agentChannelName = "org.qemu.guest_agent.0";
-
-/** Ports of the virtio-serial controller: the console is port 0, the guest
- * agent port 1. */
+/** Port of the console at the virtio-serial controller, which has no other. */
 inline constexpr unsigned consolePort = 0;
-inline constexpr unsigned agentPort = 1;
 
 struct DomainDisk
 {
@@ -85,12 +80,9 @@ struct DomainSpec
     bool console = false;
     std::string consoleAlias;
     bool rng = false;
-    bool agent = false; ///< channel of the guest agent
-    std::string agentAlias;
     DomainSettings settings;
 
-    /** The same machine for devmodel/vm. Disks have their `source` as image.
-     * The guest agent's channel has no place in it: see `agent`. */
+    /** The same machine for devmodel/vm. Disks have their `source` as image. */
     vm::GuestSpec guest() const;
 };
 
