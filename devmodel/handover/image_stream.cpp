@@ -230,6 +230,44 @@ MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
     return result;
 }
 
+MemoryFigures writeImageDelta(ImageSource& now, ImageSource& before,
+                              const ImageSink& sink)
+{
+    auto start = std::chrono::steady_clock::now();
+    if (now.bytes() != before.bytes())
+    {
+        throw Refused("image", "cannot be compared with one of another size");
+    }
+    StreamWriter writer(sink);
+    writer.head(now.bytes());
+    ChunkReader newReader(now);
+    ChunkReader oldReader(before);
+    std::uint64_t at = 0;
+    while (at < now.bytes())
+    {
+        std::uint64_t data = std::min(now.nextData(at), before.nextData(at));
+        if (data >= now.bytes())
+        {
+            break;
+        }
+        std::uint64_t index = data / memoryChunkBytes;
+        ImageChunk chunk = newReader.read(index);
+        ImageChunk old = oldReader.read(index);
+        if (chunk.mask != old.mask ||
+            !std::equal(chunk.pages.begin(), chunk.pages.end(),
+                        old.pages.begin(), old.pages.end()))
+        {
+            writer.record(chunk);
+        }
+        at = (index + 1) * memoryChunkBytes;
+    }
+    writer.end();
+    writer.figures.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+            .count();
+    return writer.figures;
+}
+
 ImageStreamReader::ImageStreamReader(std::uint64_t bytes, OnChunk onChunk)
     : bytes_(bytes), onChunk_(std::move(onChunk)), wanted_(headBytes)
 {

@@ -78,6 +78,12 @@ using ImageSink = std::function<void(ByteView)>;
 MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
                               const MemoryDigest* base = nullptr);
 
+/** Writes the delta from one image to another of the same size, found by
+ * comparing bytes: for who has both at hand this takes a fraction of the time
+ * of hashing. */
+MemoryFigures writeImageDelta(ImageSource& now, ImageSource& before,
+                              const ImageSink& sink);
+
 /** Reads a stream that may be anything, in pieces of any size. Holds at most
  * one record. Throws Refused at the first thing that is wrong; after that the
  * object is of no use. */

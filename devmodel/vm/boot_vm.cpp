@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <ctime>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -51,6 +53,37 @@ void waitTime(Machine& machine, std::chrono::seconds time,
     }
 }
 
+/** Processor time that a process has used so far. */
+Milliseconds processorTime(pid_t pid)
+{
+    clockid_t clock = 0;
+    timespec time = {};
+    if (::clock_getcpuclockid(pid, &clock) != 0 ||
+        ::clock_gettime(clock, &time) != 0)
+    {
+        throw Error("cannot see how much processor time the boot machine uses");
+    }
+    return std::chrono::duration_cast<Milliseconds>(
+        std::chrono::seconds(time.tv_sec) +
+        std::chrono::nanoseconds(time.tv_nsec));
+}
+
+/** Waits until QEMU has been idle in each second of the last ones. */
+void waitIdle(Machine& machine, std::chrono::seconds time,
+              const Deadline& deadline, const Tick& tick)
+{
+    constexpr Milliseconds busy{100};
+    Milliseconds used = processorTime(machine.process().pid());
+    for (std::chrono::seconds idle{0}; idle < time;)
+    {
+        waitTime(machine, std::chrono::seconds(1), deadline, tick);
+        Milliseconds now = processorTime(machine.process().pid());
+        idle = now - used < busy ? idle + std::chrono::seconds(1)
+                                 : std::chrono::seconds(0);
+        used = now;
+    }
+}
+
 /** The last word of a migration; Error unless it was "completed". */
 void waitMigrated(QmpClient& qmp)
 {
@@ -74,6 +107,19 @@ void waitMigrated(QmpClient& qmp)
     throw Error(
         "the boot machine cannot save the guest's devices: " +
         (reason ? printable(reason->string(), 300) : "no reason given"));
+}
+
+std::optional<std::chrono::seconds> parseSeconds(std::string_view text)
+{
+    constexpr unsigned day = 86400;
+    unsigned seconds = 0;
+    const char* end = text.data() + text.size();
+    auto parsed = std::from_chars(text.data(), end, seconds);
+    if (parsed.ec != std::errc() || parsed.ptr != end || seconds > day)
+    {
+        return std::nullopt;
+    }
+    return std::chrono::seconds(seconds);
 }
 
 Machine::Options machineOptions(const GuestSpec& spec,
@@ -104,16 +150,22 @@ BootedPolicy parseBootedPolicy(const std::string& text)
     {
         return BootedSerial{std::string(rest)};
     }
-    unsigned seconds = 0;
-    if (takePrefix("after:") &&
-        std::from_chars(rest.data(), rest.data() + rest.size(), seconds).ptr ==
-            rest.data() + rest.size() &&
-        !rest.empty() && seconds <= 86400)
+    if (takePrefix("after:"))
     {
-        return BootedAfter{std::chrono::seconds(seconds)};
+        if (auto time = parseSeconds(rest))
+        {
+            return BootedAfter{*time};
+        }
+    }
+    else if (takePrefix("idle:"))
+    {
+        if (auto time = parseSeconds(rest))
+        {
+            return BootedIdle{*time};
+        }
     }
     throw Error("unknown policy " + printable(text) +
-                ": use shell, serial:REGEX or after:SECONDS");
+                ": use shell, serial:REGEX, idle:SECONDS or after:SECONDS");
 }
 
 BootVm::BootVm(const Qemu& qemu, const GuestSpec& spec,
@@ -140,6 +192,10 @@ void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout,
     else if (const auto* after = std::get_if<BootedAfter>(&policy))
     {
         waitTime(machine_, after->time, deadline, tick);
+    }
+    else if (const auto* idle = std::get_if<BootedIdle>(&policy))
+    {
+        waitIdle(machine_, idle->time, deadline, tick);
     }
     else
     {

@@ -29,11 +29,20 @@ struct BootedAfter
     std::chrono::seconds time;
 };
 
-/** When a guest counts as booted. */
-using BootedPolicy = std::variant<BootedShell, BootedSerial, BootedAfter>;
+/** The guest's vCPUs have been idle for so long without a break: QEMU has used
+ * less than a tenth of a processor. For guests that say nothing, and better
+ * than a fixed time. */
+struct BootedIdle
+{
+    std::chrono::seconds time;
+};
 
-/** From the command line: "shell", "serial:REGEX", "after:SECONDS". Throws
- * Error. */
+/** When a guest counts as booted. */
+using BootedPolicy =
+    std::variant<BootedShell, BootedSerial, BootedAfter, BootedIdle>;
+
+/** From the command line: "shell", "serial:REGEX", "idle:SECONDS",
+ * "after:SECONDS". Throws Error. */
 BootedPolicy parseBootedPolicy(const std::string& text);
 
 /** What a boot leaves behind when its QEMU is dead. Nothing of it is to be

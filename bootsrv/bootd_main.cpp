@@ -1,0 +1,6 @@
+#include "bootsrv/daemon.hpp"
+
+int main(int argc, char** argv)
+{
+    return airlock::boot::runDaemon(argc, argv);
+}

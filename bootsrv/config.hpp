@@ -1,0 +1,36 @@
+#pragma once
+
+#include "bootsrv/boot_runner.hpp"
+#include "bootsrv/job_store.hpp"
+#include "common/http_server.hpp"
+#include "common/tls.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace airlock::boot
+{
+
+/** /etc/airlock/bootd.toml, see airlock-bootd(8). */
+struct Config
+{
+    std::string address = "::";
+    std::uint16_t port = 7420;
+    std::filesystem::path stateDirectory = "/var/lib/airlock/bootd";
+    tls::Identity tls = {"/etc/airlock/bootd.pem", "/etc/airlock/bootd.key",
+                         "/etc/airlock/ca.pem"};
+    BootSettings boot;
+    unsigned parallel = 2; ///< boots at once
+    Quota quota;
+    http::ServerLimits limits;
+};
+
+/** Reads a configuration; what is missing has its default. Throws Error with
+ * file and line for a value that cannot be used. Keys that are not known are
+ * not errors: "bootd.toml:3: unknown key 'lisen'" goes to `warnings`. */
+Config readConfig(const std::filesystem::path& path,
+                  std::vector<std::string>& warnings);
+
+} // namespace airlock::boot

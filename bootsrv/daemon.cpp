@@ -1,0 +1,247 @@
+#include "bootsrv/daemon.hpp"
+
+#include "bootsrv/service.hpp"
+#include "common/error.hpp"
+#include "common/log.hpp"
+#include "devmodel/vm/qemu_argv.hpp"
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+
+namespace airlock::boot
+{
+
+namespace
+{
+
+constexpr int exitError = 1;
+constexpr int exitUsage = 2;
+constexpr Milliseconds housekeepingStep = std::chrono::minutes(1);
+
+http::Server::Options serverOptions(const Config& config)
+{
+    http::Server::Options out;
+    out.address = config.address;
+    out.port = config.port;
+    out.limits = config.limits;
+    out.notice = [](const std::string& peer, const std::string& what) {
+        log::notice("A connection ended badly",
+                    {{"PEER", peer}, {"REASON", what}});
+    };
+    return out;
+}
+
+std::vector<log::Field> fieldsOf(const Work& work)
+{
+    return {{"JOB", work.id},
+            {"VM_UUID", work.request.job.vm},
+            {"GUEST", work.request.guest.name},
+            {"TENANT", work.request.tenant},
+            {"GENERATION", std::to_string(work.request.job.generation)}};
+}
+
+} // namespace
+
+BootServer::BootServer(const Config& config)
+    : config_(config), store_(config.stateDirectory, config.quota)
+{
+    vm::findQemu(config.boot.qemu);
+    if (::access(config.boot.bootrun.c_str(), X_OK) != 0)
+    {
+        throwErrno("cannot start " + config.boot.bootrun.string());
+    }
+    auto context =
+        std::make_shared<tls::Context>(config.tls, tls::Context::Side::server);
+    http_.emplace(serverOptions(config), std::move(context),
+                  makeHandler(store_, config.parallel, AIRLOCK_VERSION));
+    for (unsigned i = 0; i < config.parallel; i++)
+    {
+        workers_.emplace_back([this] { work(); });
+    }
+}
+
+BootServer::~BootServer()
+{
+    stopping_ = true;
+    store_.stop();
+    http_->stop();
+    workers_.clear();
+}
+
+void BootServer::work()
+{
+    constexpr Milliseconds pause = std::chrono::seconds(5);
+    while (!stopping_)
+    {
+        try
+        {
+            std::optional<Work> work = store_.next();
+            if (!work)
+            {
+                return;
+            }
+            runOne(*work);
+        }
+        catch (const std::exception& error)
+        {
+            // The disk is full, most likely: not even a state can be noted.
+            log::error("A job cannot be worked on", {{"REASON", error.what()}});
+            std::this_thread::sleep_for(pause);
+        }
+    }
+}
+
+void BootServer::runOne(const Work& work)
+{
+    log::info("A boot begins", fieldsOf(work));
+    try
+    {
+        JobResult result =
+            runBoot(config_.boot, work, stopping_,
+                    [&](const std::string& stage, double seconds) {
+                        store_.stage(work.id, stage, seconds);
+                    });
+        store_.done(work.id, result);
+        log::info("A boot is done", fieldsOf(work));
+    }
+    catch (const BootCancelled&)
+    {
+        if (!stopping_)
+        {
+            store_.failed(work.id, {"gone", "cancelled"});
+        }
+    }
+    catch (const BootFailed& error)
+    {
+        store_.failed(work.id, {error.code(), error.what()});
+    }
+    catch (const SystemError& error)
+    {
+        bool full = error.code() == ENOSPC || error.code() == EDQUOT;
+        store_.failed(work.id, {full ? "no-space" : "internal", error.what()});
+    }
+    catch (const std::exception& error)
+    {
+        store_.failed(work.id, {"internal", error.what()});
+    }
+}
+
+namespace
+{
+
+/** Time between pings so that two may be late; 0: no watchdog. */
+Milliseconds watchdogStep()
+{
+    std::uint64_t microseconds = 0;
+    if (::sd_watchdog_enabled(0, &microseconds) <= 0)
+    {
+        return Milliseconds(0);
+    }
+    return Milliseconds(microseconds / 1000 / 4);
+}
+
+/** Runs until a signal asks for the end. Signals were blocked before the first
+ * thread was made. */
+void serve(const Config& config, const sigset_t& signals)
+{
+    BootServer server(config);
+    UniqueFd fd(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+    log::info(
+        "The boot server takes jobs",
+        {{"ADDRESS", config.address}, {"PORT", std::to_string(server.port())}});
+    ::sd_notifyf(0, "READY=1\nSTATUS=Takes jobs on port %u", server.port());
+    Milliseconds watchdog = watchdogStep();
+    Milliseconds step = watchdog.count() > 0
+                            ? std::min(watchdog, housekeepingStep)
+                            : housekeepingStep;
+    Deadline housekeeping(housekeepingStep);
+    for (;;)
+    {
+        pollfd poll = {fd.get(), POLLIN, 0};
+        if (::poll(&poll, 1, static_cast<int>(step.count())) > 0)
+        {
+            break;
+        }
+        if (housekeeping.passed())
+        {
+            server.housekeeping();
+            housekeeping = Deadline(housekeepingStep);
+        }
+        ::sd_notify(0, "WATCHDOG=1");
+    }
+    ::sd_notify(0, "STOPPING=1");
+    log::info("The boot server ends");
+}
+
+void checkConfig(const Config& config)
+{
+    vm::findQemu(config.boot.qemu);
+    tls::Context(config.tls, tls::Context::Side::server);
+    if (::access(config.boot.bootrun.c_str(), X_OK) != 0)
+    {
+        throwErrno("cannot start " + config.boot.bootrun.string());
+    }
+}
+
+} // namespace
+
+int runDaemon(int argc, const char* const* argv)
+{
+    std::string file = "/etc/airlock/bootd.toml";
+    bool checkOnly = false;
+    CLI::App app("Boots guests for host agents.", "airlock-bootd");
+    app.add_option("--config", file, "configuration file")
+        ->capture_default_str();
+    app.add_flag("--check-config", checkOnly,
+                 "look at the configuration and at what it names, then exit");
+    app.set_version_flag("--version", "airlock-bootd " AIRLOCK_VERSION);
+    try
+    {
+        app.parse(argc, argv);
+    }
+    catch (const CLI::ParseError& error)
+    {
+        return app.exit(error) == 0 ? 0 : exitUsage;
+    }
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGTERM);
+    ::sigaddset(&signals, SIGINT);
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    // Memory and descriptors are out of reach for others of the same user.
+    ::prctl(PR_SET_DUMPABLE, 0);
+    try
+    {
+        std::vector<std::string> warnings;
+        Config config = readConfig(file, warnings);
+        for (const std::string& warning : warnings)
+        {
+            log::warning("The configuration has a key that is not known",
+                         {{"WHERE", warning}});
+        }
+        if (checkOnly)
+        {
+            checkConfig(config);
+            fmt::print("{}: ok\n", file);
+            return 0;
+        }
+        serve(config, signals);
+        return 0;
+    }
+    catch (const std::exception& error)
+    {
+        log::error("The boot server cannot run", {{"REASON", error.what()}});
+        return exitError;
+    }
+}
+
+} // namespace airlock::boot

@@ -1,0 +1,230 @@
+#include "bootsrv/isolate.hpp"
+
+#include "common/error.hpp"
+#include "common/fd.hpp"
+#include "common/file.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <grp.h>
+#include <ifaddrs.h>
+#include <linux/capability.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <memory>
+
+namespace airlock::boot
+{
+
+namespace
+{
+
+constexpr int others = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
+
+void writeMap(const char* file, const std::string& text)
+{
+    UniqueFd fd = openFile(file, O_WRONLY);
+    writeAll(fd.get(),
+             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+}
+
+/** Namespaces of users, so that somebody who is not root may have the others;
+ * ids stay as they are. */
+void enterUsers()
+{
+    uid_t uid = ::geteuid();
+    gid_t gid = ::getegid();
+    if (::unshare(CLONE_NEWUSER) != 0)
+    {
+        throwErrno("cannot take the network away from a boot: the kernel does "
+                   "not let this user make user namespaces");
+    }
+    writeMap("/proc/self/setgroups", "deny");
+    writeMap("/proc/self/uid_map", fmt::format("{0} {0} 1", uid));
+    writeMap("/proc/self/gid_map", fmt::format("{0} {0} 1", gid));
+}
+
+/** Looks at the result, not at what was asked for. */
+void requireNoNetwork()
+{
+    ifaddrs* list = nullptr;
+    if (::getifaddrs(&list) != 0)
+    {
+        throwErrno("cannot list network interfaces");
+    }
+    std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> guard(list, ::freeifaddrs);
+    for (const ifaddrs* at = list; at != nullptr; at = at->ifa_next)
+    {
+        if ((at->ifa_flags & IFF_UP) != 0)
+        {
+            throw Error(std::string("the network interface ") + at->ifa_name +
+                        " is still up");
+        }
+    }
+}
+
+/** True when the process got what it asked for. */
+bool enterNamespaces()
+{
+    if (::geteuid() != 0)
+    {
+        enterUsers();
+    }
+    bool all = ::unshare(CLONE_NEWNET | others) == 0;
+    if (!all && ::unshare(CLONE_NEWNET) != 0)
+    {
+        throwErrno("cannot take the network away from a boot");
+    }
+    requireNoNetwork();
+    return all;
+}
+
+/** The outer process: nothing but to wait. */
+[[noreturn]] void waitAndExit(pid_t child)
+{
+    int status = 0;
+    while (::waitpid(child, &status, 0) < 0 && errno == EINTR)
+    {}
+    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+}
+
+/** Goes on in a child that does not outlive this process. */
+void forkInside()
+{
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+    {
+        throwErrno("cannot make a pipe");
+    }
+    UniqueFd alive(ends[0]);
+    UniqueFd parent(ends[1]);
+    pid_t child = ::fork();
+    if (child < 0)
+    {
+        throwErrno("cannot start a process");
+    }
+    if (child > 0)
+    {
+        waitAndExit(child);
+    }
+    parent.reset();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pollfd poll = {alive.get(), 0, 0};
+    if (::poll(&poll, 1, 0) > 0)
+    {
+        ::_exit(1); // died before the signal was asked for
+    }
+}
+
+bool mountOver(const char* type, const char* where, unsigned long flags,
+               const char* options)
+{
+    return ::mount(type, where, type, flags, options) == 0;
+}
+
+/** Makes the hidden directory empty but for the run directory; false when
+ * that is not possible here. */
+bool hide(const Isolation& isolation)
+{
+    if (isolation.hidden.empty())
+    {
+        return true;
+    }
+    auto run = UniqueFd(static_cast<int>(
+        ::syscall(SYS_open_tree, AT_FDCWD, isolation.runDirectory.c_str(),
+                  OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+    if (!run ||
+        !mountOver("tmpfs", isolation.hidden.c_str(),
+                   MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k"))
+    {
+        return false;
+    }
+    std::filesystem::create_directories(isolation.runDirectory);
+    return ::syscall(SYS_move_mount, run.get(), "", AT_FDCWD,
+                     isolation.runDirectory.c_str(),
+                     MOVE_MOUNT_F_EMPTY_PATH) == 0;
+}
+
+/** What could not be done, for the log. */
+std::string arrangeMounts(const Isolation& isolation)
+{
+    std::string missing;
+    if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
+    {
+        return "own mounts";
+    }
+    if (!mountOver("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr))
+    {
+        missing = "own /proc";
+    }
+    if (!hide(isolation))
+    {
+        missing += std::string(missing.empty() ? "" : ", ") + "hidden files";
+    }
+    return missing;
+}
+
+void limit(decltype(RLIMIT_CORE) what, rlim_t value)
+{
+    rlimit both = {value, value};
+    if (::setrlimit(what, &both) != 0)
+    {
+        throwErrno("cannot set a resource limit");
+    }
+}
+
+void dropPrivileges(const Isolation& isolation)
+{
+    if (::geteuid() == 0)
+    {
+        for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0;
+             capability++)
+        {
+            ::prctl(PR_CAPBSET_DROP, capability);
+        }
+        const auto& user = isolation.user;
+        if (user &&
+            (::setgroups(user->groups.size(), user->groups.data()) != 0 ||
+             ::setgid(user->group) != 0 || ::setuid(user->id) != 0))
+        {
+            throwErrno("cannot change to the user for boots");
+        }
+    }
+    __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    __user_cap_data_struct none[2] = {};
+    if (::syscall(SYS_capset, &header, none) != 0 ||
+        ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0)
+    {
+        throwErrno("cannot give up privileges");
+    }
+    // Changing ids has cleared it.
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
+} // namespace
+
+std::string isolate(const Isolation& isolation)
+{
+    bool all = enterNamespaces();
+    forkInside();
+    std::string missing =
+        all ? arrangeMounts(isolation) : "own processes and mounts";
+    constexpr rlim_t descriptors = 1024;
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_NOFILE, descriptors);
+    limit(RLIMIT_FSIZE, isolation.fileBytes);
+    dropPrivileges(isolation);
+    return missing;
+}
+
+} // namespace airlock::boot

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace airlock::boot
+{
+
+/** How the dirty side is fenced off. */
+struct Isolation
+{
+    /** The one directory that it works in. */
+    std::filesystem::path runDirectory;
+    /** Made empty for it, but for runDirectory when that lies below. */
+    std::filesystem::path hidden;
+    /** Who it becomes when it is started by root; none: root without any
+     * capability. */
+    struct User
+    {
+        uid_t id = 0;
+        gid_t group = 0;
+        std::vector<gid_t> groups; ///< for /dev/kvm
+    };
+    std::optional<User> user;
+    std::uint64_t fileBytes = 0; ///< longest file that it may write
+};
+
+/** Goes on in a child process that cannot reach anything: a network without an
+ * interface that is up, own process ids, mounts, IPC and (unless started by
+ * root) users, no capabilities, no new privileges, limits on files and dumps.
+ *
+ * Returns in that child only; the caller's process waits for its end and exits
+ * with its code. When either dies, so does all that the child has started:
+ * the child is the init of its process ids. Has to be called while there is
+ * one thread. Throws Error when the network cannot be taken away; what else
+ * the kernel does not allow here (mounts in some containers) is left out and
+ * told in the result, for the log.
+ */
+std::string isolate(const Isolation& isolation);
+
+} // namespace airlock::boot
