@@ -1,0 +1,131 @@
+#include "hostagent/control/protocol.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+namespace airlock::host::control
+{
+
+namespace
+{
+
+constexpr JsonLimits requestLimits{maxRequest, 16};
+constexpr JsonLimits replyLimits{maxReply, 32};
+
+Json objectAt(const JsonField& message)
+{
+    auto parameters = message.find("parameters");
+    if (!parameters)
+    {
+        return Json::object();
+    }
+    if (!parameters->json().is_object())
+    {
+        parameters->refuse("is no object");
+    }
+    return parameters->json();
+}
+
+bool flagAt(const JsonField& message, std::string_view name)
+{
+    auto flag = message.find(name);
+    return flag && flag->boolean();
+}
+
+std::string framed(const Json& message)
+{
+    return dumpJson(message) + '\0';
+}
+
+} // namespace
+
+Request parseRequest(std::string_view text)
+{
+    Json json = parseJson(text, "request", requestLimits);
+    JsonField message(json, "request");
+    message.onlyKeys({"method", "parameters", "more"});
+    return {message.at("method").string(64), objectAt(message),
+            flagAt(message, "more")};
+}
+
+Reply parseReply(std::string_view text)
+{
+    Json json = parseJson(text, "reply", replyLimits);
+    JsonField message(json, "reply");
+    auto error = message.find("error");
+    return {error ? error->string(64) : "", objectAt(message),
+            flagAt(message, "continues")};
+}
+
+std::string write(const Request& request)
+{
+    Json message = {{"method", request.method},
+                    {"parameters", request.parameters}};
+    if (request.more)
+    {
+        message["more"] = true;
+    }
+    return framed(message);
+}
+
+std::string write(const Reply& reply)
+{
+    Json message = {{"parameters", reply.parameters}};
+    if (!reply.error.empty())
+    {
+        message["error"] = reply.error;
+    }
+    if (reply.continues)
+    {
+        message["continues"] = true;
+    }
+    return framed(message);
+}
+
+std::string timeText(Timestamp time)
+{
+    auto seconds = std::chrono::floor<std::chrono::seconds>(time);
+    return fmt::format(
+        "{:%Y-%m-%dT%H:%M:%S}.{:03}Z",
+        fmt::gmtime(std::chrono::system_clock::to_time_t(seconds)),
+        (time - seconds).count());
+}
+
+Json toJson(const VmRecord& vm)
+{
+    Json marks = Json::object();
+    for (const auto& [step, at] : vm.marks)
+    {
+        marks[step] = timeText(at);
+    }
+    return {
+        {"uuid", vm.uuid},
+        {"name", vm.name},
+        {"state", std::string(toString(vm.state))},
+        {"since", timeText(vm.since)},
+        {"generation", vm.generation},
+        {"attempts", vm.attempts},
+        {"boot_server", vm.bootServer},
+        {"job", vm.jobId},
+        {"reason", vm.reason},
+        {"marks", marks},
+    };
+}
+
+Json toJson(const JobRecord& job)
+{
+    return {
+        {"id", job.id},
+        {"uuid", job.uuid},
+        {"name", job.name},
+        {"tenant", job.tenant},
+        {"generation", job.generation},
+        {"server", job.server},
+        {"started", timeText(job.started)},
+        {"ended", job.ended ? Json(timeText(*job.ended)) : Json()},
+        {"result", job.result},
+        {"seconds", job.seconds},
+    };
+}
+
+} // namespace airlock::host::control
