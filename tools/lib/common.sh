@@ -51,3 +51,11 @@ logged() {
 
 # elapsed START: seconds since START (a value of $SECONDS).
 elapsed() { printf '%d s' "$((SECONDS - $1))"; }
+
+# set_up_cpp: configure the C++ build, once. Line numbers are enough for a back
+# trace; more debug information costs a third of the compile time.
+set_up_cpp() {
+    local dir=$AIRLOCK_BUILD/cpp
+    [[ -f $dir/build.ninja ]] ||
+        logged cpp-setup meson setup "$dir" "$AIRLOCK_ROOT" -Dcpp_args=-g1
+}
