@@ -2,6 +2,7 @@
 #include "common/error.hpp"
 #include "common/file.hpp"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
