@@ -242,9 +242,10 @@ class Session
         {
             more = co_await serveOne();
         }
-        lowest().expires_after(lingerTime);
-        ErrorCode ignored;
-        co_await stream_.async_shutdown(result(ignored));
+        if (lowest().socket().is_open())
+        {
+            co_await shutDown();
+        }
     }
 
   private:
@@ -296,8 +297,8 @@ class Session
         co_return !refusal;
     }
 
-    /** After a failed handshake: the alert in which OpenSSL says why has to
-     * arrive before the connection is cut. */
+    /** Reads what the peer still sends and forgets it, until it closes: what
+     * we said last has to arrive before the connection is cut. */
     Task<> linger()
     {
         Deadline deadline(lingerTime);
@@ -585,19 +586,20 @@ class Session
      * drop our answer. */
     Task<> answerAndLinger(const Answer& answer)
     {
-        if (!co_await send(answer, false))
+        if (co_await send(answer, false))
         {
-            co_return;
+            co_await shutDown();
+            co_await linger();
         }
-        Deadline deadline(lingerTime);
-        ErrorCode error;
-        while (!error && !deadline.passed())
-        {
-            lowest().expires_after(
-                std::max<Clock::duration>(deadline.left(), Milliseconds(1)));
-            co_await stream_.async_read_some(asio::buffer(piece_),
-                                             result(error));
-        }
+    }
+
+    /** Says that this is the end, and waits for the peer to say the same; ends
+     * early when it goes on sending. */
+    Task<> shutDown()
+    {
+        ErrorCode ignored;
+        lowest().expires_after(lingerTime);
+        co_await stream_.async_shutdown(result(ignored));
     }
 
     Stream stream_;

@@ -123,11 +123,19 @@ struct QuietSocket
         {
             BIO_set_retry_read(bio);
         }
+        if (result == 0)
+        {
+            BIO_set_flags(bio, BIO_FLAGS_IN_EOF);
+        }
         return out;
     }
 
-    static long control(BIO*, int command, long, void*)
+    static long control(BIO* bio, int command, long, void*)
     {
+        if (command == BIO_CTRL_EOF)
+        {
+            return BIO_test_flags(bio, BIO_FLAGS_IN_EOF) != 0 ? 1 : 0;
+        }
         return command == BIO_CTRL_FLUSH ? 1 : 0;
     }
 
