@@ -2,7 +2,6 @@
 
 #include "common/error.hpp"
 
-#include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -89,13 +88,13 @@ class ByteWriter
     template <std::unsigned_integral T>
     void be(T value)
     {
-        std::array<std::uint8_t, sizeof(T)> bytes;
+        const std::size_t at = out_.size();
+        out_.resize(at + sizeof(T));
         for (std::size_t i = 0; i < sizeof(T); ++i)
         {
-            bytes[i] = static_cast<std::uint8_t>(
+            out_[at + i] = static_cast<std::uint8_t>(
                 static_cast<std::uint64_t>(value) >> (8 * (sizeof(T) - 1 - i)));
         }
-        out_.insert(out_.end(), bytes.begin(), bytes.end());
     }
 
     void u8(std::uint8_t value) { be(value); }
@@ -110,6 +109,9 @@ class ByteWriter
     {
         out_.insert(out_.end(), data.begin(), data.end());
     }
+
+    /** For writers that know about how much will come. */
+    void reserve(std::size_t size) { out_.reserve(size); }
 
     std::size_t size() const { return out_.size(); }
     const Bytes& data() const { return out_; }

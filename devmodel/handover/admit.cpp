@@ -142,12 +142,12 @@ const Section& findIn(std::span<const Section> candidate, const SectionId& id)
 }
 
 void refuseExtra(std::span<const Section> candidate,
-                 std::span<const Section> reference)
+                 std::span<const SectionId> reference)
 {
     for (const Section& section : candidate)
     {
-        if (std::ranges::none_of(reference, [&](const Section& expected) {
-                return expected.id.sameDevice(section.id);
+        if (std::ranges::none_of(reference, [&](const SectionId& expected) {
+                return expected.sameDevice(section.id);
             }))
         {
             throw Refused(label(section.id),
@@ -170,45 +170,18 @@ Record parseReference(const Section& section)
     }
 }
 
-void checkVcpus(std::span<const Section> reference, unsigned vcpus)
+void checkVcpus(const Reference& reference, unsigned vcpus)
 {
-    const auto count =
-        std::ranges::count_if(reference, [](const Section& section) {
-            return section.id.idstr == "cpu";
-        });
-    if (count != static_cast<std::ptrdiff_t>(vcpus))
+    if (reference.vcpus() != vcpus)
     {
-        throw Error("The production machine has " + std::to_string(count) +
-                    " vCPUs, the guest's specification says " +
-                    std::to_string(vcpus));
+        throw Error(
+            "The production machine has " + std::to_string(reference.vcpus()) +
+            " vCPUs, the guest's specification says " + std::to_string(vcpus));
     }
 }
 
-} // namespace
-
-std::vector<Section> admit(std::span<const Section> candidate,
-                           std::span<const Section> reference,
-                           const Environment& environment)
+void applyRules(rules::Subjects& subjects)
 {
-    refuseDuplicates(candidate);
-    refuseExtra(candidate, reference);
-    checkVcpus(reference, environment.vcpus);
-
-    std::vector<Record> expected;
-    std::vector<Record> states;
-    for (const Section& section : reference)
-    {
-        expected.push_back(parseReference(section));
-        states.push_back(parseSection(findIn(candidate, section.id)));
-    }
-    rules::Subjects subjects;
-    subjects.reserve(states.size());
-    for (std::size_t i = 0; i < states.size(); ++i)
-    {
-        subjects.push_back(
-            {reference[i].id, states[i], expected[i], environment});
-    }
-
     for (rules::Subject& subject : subjects)
     {
         if (Rule rule = ruleFor(subject.state.schema()))
@@ -219,6 +192,45 @@ std::vector<Section> admit(std::span<const Section> candidate,
     rules::apics(subjects);
     rules::pciBars(subjects);
     rules::interruptLines(subjects);
+}
+
+} // namespace
+
+Reference::Reference(std::span<const Section> saved)
+{
+    for (const Section& section : saved)
+    {
+        ids_.push_back(section.id);
+        records_.push_back(parseReference(section));
+    }
+}
+
+unsigned Reference::vcpus() const
+{
+    return static_cast<unsigned>(
+        std::ranges::count(ids_, std::string("cpu"), &SectionId::idstr));
+}
+
+std::vector<Section> admit(std::span<const Section> candidate,
+                           const Reference& reference,
+                           const Environment& environment)
+{
+    refuseDuplicates(candidate);
+    refuseExtra(candidate, reference.ids());
+    checkVcpus(reference, environment.vcpus);
+
+    std::vector<Record> states;
+    for (const SectionId& id : reference.ids())
+    {
+        states.push_back(parseSection(findIn(candidate, id)));
+    }
+    rules::Subjects subjects;
+    for (std::size_t i = 0; i < states.size(); ++i)
+    {
+        subjects.push_back({reference.ids()[i], states[i],
+                            reference.records()[i], environment});
+    }
+    applyRules(subjects);
 
     std::vector<Section> admitted;
     for (const rules::Subject& subject : subjects)
@@ -226,6 +238,13 @@ std::vector<Section> admit(std::span<const Section> candidate,
         admitted.push_back({subject.id, serialise(subject.state)});
     }
     return admitted;
+}
+
+std::vector<Section> admit(std::span<const Section> candidate,
+                           std::span<const Section> reference,
+                           const Environment& environment)
+{
+    return admit(candidate, Reference(reference), environment);
 }
 
 Environment Environment::forMemory(std::uint64_t ramBytes)

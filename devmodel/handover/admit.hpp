@@ -1,5 +1,6 @@
 #pragma once
 
+#include "devmodel/handover/schema.hpp"
 #include "devmodel/handover/section.hpp"
 
 #include <cstdint>
@@ -96,6 +97,24 @@ struct Environment
     static Environment forMemory(std::uint64_t ramBytes);
 };
 
+/** The state that the trapped production machine saved, read once for any
+ * number of candidates. */
+class Reference
+{
+  public:
+    /** Throws Error if this is not what this project's production machine
+     * saves. */
+    explicit Reference(std::span<const Section> saved);
+
+    std::span<const SectionId> ids() const { return ids_; }
+    std::span<const Record> records() const { return records_; }
+    unsigned vcpus() const;
+
+  private:
+    std::vector<SectionId> ids_;
+    std::vector<Record> records_; ///< one for each id
+};
+
 /** Checks the candidate and returns the sections to load, in the reference's
  * order and in a new encoding.
  *
@@ -105,8 +124,13 @@ struct Environment
  * has_vnet_hdr and has_ufo, virtio-console's host_connected, the SMI count.
  *
  * Throws Refused with "section: field" and the reason; throws Error if the
- * reference itself is not what this project's production machine saves.
+ * reference has another number of vCPUs than the environment.
  */
+std::vector<Section> admit(std::span<const Section> candidate,
+                           const Reference& reference,
+                           const Environment& environment);
+
+/** For a reference that is used once. */
 std::vector<Section> admit(std::span<const Section> candidate,
                            std::span<const Section> reference,
                            const Environment& environment);

@@ -26,9 +26,7 @@ constexpr std::size_t firstBar = 0x10;
 constexpr std::size_t capabilityPointer = 0x34;
 constexpr std::size_t interruptLine = 0x3c;
 
-constexpr std::uint16_t commandIo = 0x0001;
 constexpr std::uint16_t commandMemory = 0x0002;
-constexpr std::uint16_t commandIntxDisable = 0x0400;
 constexpr std::uint16_t commandWritable = 0x0507; // and SERR, master
 
 constexpr std::uint16_t msixEnable = 0x8000;

@@ -717,7 +717,9 @@ Record parseSection(const Section& section)
 
 Bytes serialise(const Record& record)
 {
+    constexpr std::size_t virtioDevice = 48U << 10; // the largest sections
     ByteWriter out;
+    out.reserve(record.has("vq") ? virtioDevice : 0);
     writeTable(out, record);
     return out.release();
 }

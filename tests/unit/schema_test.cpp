@@ -3,6 +3,7 @@
 #include "devmodel/handover/schema_tables/tables.hpp"
 #include "devmodel/handover/stream.hpp"
 #include "tests/unit/admit_guest.hpp"
+#include "tests/unit/test_streams.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

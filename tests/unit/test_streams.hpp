@@ -1,58 +1,22 @@
 #pragma once
 
 #include "common/bytes.hpp"
-#include "common/file.hpp"
 #include "common/json.hpp"
 #include "devmodel/handover/format.hpp"
 #include "devmodel/handover/section.hpp"
+#include "tests/unit/recordings.hpp"
 
 #include <gtest/gtest.h>
-#include <zstd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-/** Streams for tests: recorded ones and ones put together by hand. */
+/** Streams for tests, put together by hand. */
 namespace airlock::test
 {
-
-/** A stream of tests/data/streams (record.sh), unpacked. */
-inline Bytes loadStream(const std::string& name)
-{
-    Bytes packed = readFile(
-        std::string(AIRLOCK_TEST_DATA "/streams/") + name + ".zst", 1U << 20);
-    Bytes out(ZSTD_getFrameContentSize(packed.data(), packed.size()));
-    std::size_t size =
-        ZSTD_decompress(out.data(), out.size(), packed.data(), packed.size());
-    if (ZSTD_isError(size) || size != out.size())
-    {
-        throw Error("cannot unpack " + name);
-    }
-    return out;
-}
-
-/** The names of all recorded streams of boot machines that start with a
- * prefix, sorted. */
-inline std::vector<std::string> recordedStreams(const std::string& prefix = "")
-{
-    std::vector<std::string> names;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(AIRLOCK_TEST_DATA "/streams"))
-    {
-        std::string name = entry.path().stem();
-        if (entry.path().extension() == ".zst" && name.starts_with(prefix) &&
-            !name.ends_with("-production") && !name.ends_with("-memory"))
-        {
-            names.push_back(name);
-        }
-    }
-    std::sort(names.begin(), names.end());
-    return names;
-}
 
 /** Where the description starts: behind an end mark, a type and the number of
  * bytes that are left. */
@@ -201,21 +165,6 @@ inline Bytes buildStream(std::span<const handover::Section> sections)
         builder.section(section);
     }
     return builder.finish();
-}
-
-/** Runs f and returns the text of the Refused that it throws; "" if none. */
-template <typename F>
-std::string refusal(F&& f)
-{
-    try
-    {
-        std::forward<F>(f)();
-    }
-    catch (const Refused& refused)
-    {
-        return refused.what();
-    }
-    return "";
 }
 
 } // namespace airlock::test
