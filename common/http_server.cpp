@@ -244,7 +244,9 @@ class Session
         }
         if (lowest().socket().is_open())
         {
-            co_await shutDown();
+            lowest().expires_after(lingerTime);
+            ErrorCode ignored;
+            co_await stream_.async_shutdown(result(ignored));
         }
     }
 
@@ -586,20 +588,14 @@ class Session
      * drop our answer. */
     Task<> answerAndLinger(const Answer& answer)
     {
-        if (co_await send(answer, false))
+        if (!co_await send(answer, false))
         {
-            co_await shutDown();
-            co_await linger();
+            co_return;
         }
-    }
-
-    /** Says that this is the end, and waits for the peer to say the same; ends
-     * early when it goes on sending. */
-    Task<> shutDown()
-    {
         ErrorCode ignored;
         lowest().expires_after(lingerTime);
         co_await stream_.async_shutdown(result(ignored));
+        co_await linger();
     }
 
     Stream stream_;
