@@ -2,6 +2,7 @@
 
 #include "common/error.hpp"
 #include "common/json.hpp"
+#include "hostagent/domain/rules.hpp"
 #include "hostagent/domain/xml.hpp"
 
 #include <fmt/format.h>
@@ -17,6 +18,14 @@ using xml::refuse;
 
 namespace
 {
+
+/** Every QEMU guest has this CPUID bit; libvirt says so of running domains. */
+bool isHypervisorBit(const pugi::xml_node& node)
+{
+    return node.name() == std::string_view("feature") &&
+           node.attribute("policy").value() == std::string_view("require") &&
+           node.attribute("name").value() == std::string_view("hypervisor");
+}
 
 constexpr unsigned maxSeconds = 24 * 3600;
 constexpr std::size_t maxPolicy = 512;
@@ -166,7 +175,8 @@ class Reader
         require(topology, "threads", "1");
         for (const pugi::xml_node& child : node.children())
         {
-            if (!xml::isOneOf(child.name(), {"model", "topology"}))
+            if (!xml::isOneOf(child.name(), {"model", "topology"}) &&
+                !isHypervisorBit(child))
             {
                 refuse(child, "the guest gets the named CPU model and nothing "
                               "else");
@@ -188,6 +198,13 @@ class Reader
         pugi::xml_node backing = domain_.child("memoryBacking");
         require(backing.child("source"), "type", "file");
         require(backing.child("access"), "mode", "shared");
+        for (const char* name : {"hugepages", "discard"})
+        {
+            if (pugi::xml_node node = backing.child(name))
+            {
+                refuse(node, "guest memory is a file of ordinary pages");
+            }
+        }
     }
 
     void readDevice(const pugi::xml_node& device)
@@ -216,8 +233,38 @@ class Reader
         spec_.emulator = xml::text(node);
     }
 
+    /** Refuses what the guest would see on this machine only. */
+    template <typename Elements>
+    static void requirePlain(const pugi::xml_node& device,
+                             const Elements& elements)
+    {
+        pugi::xml_node driver = device.child("driver");
+        for (const pugi::xml_attribute& option : driver.attributes())
+        {
+            if (rules::contains(rules::driverAttributes, option.name()))
+            {
+                refuse(driver, fmt::format("{} would show in the guest",
+                                           option.name()));
+            }
+        }
+        for (const pugi::xml_node& node : device.children())
+        {
+            if (rules::contains(elements, node.name()))
+            {
+                refuse(node, "would show in the guest, on this machine only");
+            }
+        }
+    }
+
     void disk(const pugi::xml_node& node)
     {
+        requirePlain(node, rules::diskElements);
+        if (rules::contains(rules::diskCaches,
+                            attribute(node.child("driver"), "cache")))
+        {
+            refuse(node.child("driver"),
+                   "this cache mode would show in the guest");
+        }
         std::string device = attribute(node, "device");
         if (!device.empty() && device != "disk")
         {
@@ -247,13 +294,21 @@ class Reader
 
     void nic(const pugi::xml_node& node)
     {
+        requirePlain(node, rules::nicElements);
         require(node.child("model"), "type", "virtio");
+        pugi::xml_node driver = node.child("driver");
+        require(driver, "name", "qemu");
+        if (driver.first_child())
+        {
+            refuse(driver, "offloads are as QEMU makes them");
+        }
         DomainNic nic;
         nic.mac = attribute(node.child("mac"), "address");
         nic.type = attribute(node, "type");
-        if (xml::isOneOf(nic.type, {"hostdev", "vhostuser", "vdpa"}))
+        if (!rules::contains(rules::nicTypes, nic.type))
         {
-            refuse(node, "type '" + nic.type + "' is no network card of QEMU");
+            refuse(node, "type " + printable(nic.type) +
+                             " is no card of QEMU on a host's network");
         }
         nic.alias = aliasOf(node);
         add(nics_, node, std::move(nic));
@@ -470,6 +525,14 @@ bool isAirlockDomain(std::string_view xml)
     return attribute(document.document_element().child("os").child("type"),
                      "machine")
         .starts_with("airlock-");
+}
+
+std::string domainName(std::string_view xml)
+{
+    pugi::xml_document document = xml::parseDomainDocument(xml);
+    std::string quoted =
+        printable(xml::childText(document.document_element(), "name"));
+    return quoted.substr(1, quoted.size() - 2);
 }
 
 DomainSpec parseDomain(std::string_view xml)

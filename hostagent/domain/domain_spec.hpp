@@ -90,6 +90,10 @@ struct DomainSpec
  * Refused when it is no domain XML. */
 bool isAirlockDomain(std::string_view xml);
 
+/** The name in a domain's XML, bounded and printable. Throws Refused likewise.
+ */
+std::string domainName(std::string_view xml);
+
 /** Reads the XML of an airlock domain (running or not), as `airlockctl adopt`
  * writes it and libvirt gives it back.
  *
