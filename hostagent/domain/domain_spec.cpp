@@ -19,12 +19,13 @@ using xml::refuse;
 namespace
 {
 
-/** Every QEMU guest has this CPUID bit; libvirt says so of running domains. */
-bool isHypervisorBit(const pugi::xml_node& node)
+/** CPUID bits that QEMU sets for every guest, and for every guest with several
+ * vCPUs, whatever its model; libvirt lists them for running domains. */
+bool isImpliedFeature(const pugi::xml_node& node)
 {
     return node.name() == std::string_view("feature") &&
            node.attribute("policy").value() == std::string_view("require") &&
-           node.attribute("name").value() == std::string_view("hypervisor");
+           xml::isOneOf(node.attribute("name").value(), {"hypervisor", "ht"});
 }
 
 constexpr unsigned maxSeconds = 24 * 3600;
@@ -176,7 +177,7 @@ class Reader
         for (const pugi::xml_node& child : node.children())
         {
             if (!xml::isOneOf(child.name(), {"model", "topology"}) &&
-                !isHypervisorBit(child))
+                !isImpliedFeature(child))
             {
                 refuse(child, "the guest gets the named CPU model and nothing "
                               "else");
