@@ -220,6 +220,7 @@ class Reader
             {"rng", &Reader::rng},
             {"memballoon", &Reader::absent},
             {"audio", &Reader::audio},
+            {"input", &Reader::input},
         };
         auto found = handlers.find(device.name());
         if (found == handlers.end())
@@ -370,6 +371,10 @@ class Reader
     void absent(const pugi::xml_node& node) { require(node, "model", "none"); }
 
     /** libvirt adds it by itself: no device, only a place for sound to go. */
+    /** libvirt lists these for every x86 guest and gives QEMU nothing for
+     * them. */
+    void input(const pugi::xml_node& node) { require(node, "bus", "ps2"); }
+
     void audio(const pugi::xml_node& node) { require(node, "type", "none"); }
 
     template <typename Device>
