@@ -41,10 +41,10 @@ struct Options
     fs::path run;
 };
 
-/** Tells the clean side what begins now. */
-void say(const char* stage)
+/** Tells the clean side. */
+void say(const std::string& what)
 {
-    std::printf("stage %s\n", stage);
+    std::printf("%s\n", what.c_str());
     std::fflush(stdout);
 }
 
@@ -120,12 +120,11 @@ void writeResult(const Options& options, const vm::GuestSpec& spec,
 void boot(const Options& options)
 {
     JobRequest request = readRequest(options.run);
-    std::string missing = isolate(isolationFor(options, request));
-    if (!missing.empty())
+    for (const std::string& part : isolate(isolationFor(options, request)))
     {
-        fmt::print(stderr, "not fenced off by: {}\n", missing);
+        say("without " + part);
     }
-    say("start");
+    say("stage start");
     vm::Qemu qemu = vm::findQemu(options.qemu);
     qemu.data = options.data;
     vm::BootOptions bootOptions = request.options;
@@ -135,12 +134,12 @@ void boot(const Options& options)
     }
     vm::GuestSpec spec = specFor(options, request);
     vm::BootVm machine(qemu, spec, bootOptions, options.run / runLogName);
-    say("boot");
+    say("stage boot");
     machine.waitBooted(vm::parseBootedPolicy(request.policy), request.timeout);
-    say("save");
+    say("stage save");
     machine.save();
     vm::BootedGuest guest = machine.end();
-    say("memory");
+    say("stage memory");
     writeResult(options, spec, guest);
 }
 

@@ -14,9 +14,10 @@
  *     device-state   what QEMU saved                  written
  *     memory.img     guest memory, sparse             written
  *
- * On its standard output it says "stage NAME" when something begins. All of it
- * is hostile to the clean side: a guest may have taken QEMU over, and that
- * whatever it runs beside.
+ * On its standard output it says "stage NAME" when something begins, and
+ * "without PART" for what the fence lacks (isolate.hpp). All of it is hostile
+ * to the clean side: a guest may have taken QEMU over, and that whatever it
+ * runs beside.
  */
 namespace airlock::boot
 {

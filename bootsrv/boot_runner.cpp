@@ -1,6 +1,7 @@
 #include "bootsrv/boot_runner.hpp"
 
 #include "bootsrv/boot_run.hpp"
+#include "bootsrv/isolate.hpp"
 #include "common/file.hpp"
 #include "common/process.hpp"
 #include "common/sha256.hpp"
@@ -40,7 +41,7 @@ constexpr std::array<std::string_view, 4> stages = {"start", "boot", "save",
 class StageClock
 {
   public:
-    explicit StageClock(const OnStage& onStage) : onStage_(onStage) {}
+    explicit StageClock(const BootWatcher& watcher) : watcher_(watcher) {}
 
     void enter(const std::string& stage)
     {
@@ -48,7 +49,7 @@ class StageClock
         start_ = Clock::now();
         seconds_[stage_] = time.count();
         stage_ = stage;
-        onStage_(stage, time.count());
+        watcher_.stage(stage, time.count());
     }
 
     /** Of the stages that are over. */
@@ -60,7 +61,7 @@ class StageClock
     }
 
   private:
-    const OnStage& onStage_;
+    const BootWatcher& watcher_;
     Clock::time_point start_ = Clock::now();
     std::string stage_;
     std::map<std::string, double> seconds_;
@@ -222,21 +223,26 @@ struct Pipe
     }
 };
 
-void followStages(Pipe& out, StageClock& clock)
+/** Takes what bootrun has said. Only its own words are repeated: by then a
+ * guest may be speaking. */
+void follow(Pipe& out, StageClock& clock, const BootWatcher& watcher)
 {
-    constexpr std::string_view prefix = "stage ";
     out.drain();
     while (auto line = out.line())
     {
-        std::string_view rest = *line;
-        if (rest.substr(0, prefix.size()) != prefix)
+        for (std::string_view stage : stages)
         {
-            continue;
+            if (*line == fmt::format("stage {}", stage))
+            {
+                clock.enter(std::string(stage));
+            }
         }
-        rest.remove_prefix(prefix.size());
-        if (std::find(stages.begin(), stages.end(), rest) != stages.end())
+        for (std::string_view part : fenceParts)
         {
-            clock.enter(std::string(rest));
+            if (*line == fmt::format("without {}", part))
+            {
+                watcher.weakFence(std::string(part));
+            }
         }
     }
 }
@@ -278,7 +284,8 @@ void requireBooted(const ExitStatus& status, Pipe& err)
 
 /** Has the dirty side do its work. On return it is dead. */
 void runDirtySide(const BootSettings& settings, const Work& work,
-                  const std::atomic<bool>& stopping, StageClock& clock)
+                  const std::atomic<bool>& stopping, StageClock& clock,
+                  const BootWatcher& watcher)
 {
     Pipe out;
     Pipe err;
@@ -292,7 +299,7 @@ void runDirtySide(const BootSettings& settings, const Work& work,
     for (;;)
     {
         std::optional<ExitStatus> status = process.wait(waitStep);
-        followStages(out, clock);
+        follow(out, clock, watcher);
         err.drain();
         if (status)
         {
@@ -453,12 +460,12 @@ class ResultMaker
 } // namespace
 
 JobResult runBoot(const BootSettings& settings, const Work& work,
-                  const std::atomic<bool>& stopping, const OnStage& onStage)
+                  const std::atomic<bool>& stopping, const BootWatcher& watcher)
 {
-    StageClock clock(onStage);
+    StageClock clock(watcher);
     clock.enter("copy");
     prepareRun(settings, work);
-    runDirtySide(settings, work, stopping, clock);
+    runDirtySide(settings, work, stopping, clock, watcher);
     clock.enter("digest");
     JobResult result = ResultMaker(work).make(clock.seconds());
     clock.enter("");

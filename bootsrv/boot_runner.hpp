@@ -41,8 +41,14 @@ class BootCancelled : public Error
     using Error::Error;
 };
 
-/** Told when a stage begins, with the seconds that the one before took. */
-using OnStage = std::function<void(const std::string& stage, double seconds)>;
+/** Who follows a boot; called in the thread of runBoot(). */
+struct BootWatcher
+{
+    /** A stage begins; so many seconds took the one before. */
+    std::function<void(const std::string& stage, double seconds)> stage;
+    /** The kernel does not allow a part of the dirty side's fence here. */
+    std::function<void(const std::string& missing)> weakFence;
+};
 
 /** The clean side of one boot: copies the disks, has airlock-bootrun do the
  * boot, and makes the result of the opaque files that it left. Leaves out/ in
@@ -56,6 +62,7 @@ using OnStage = std::function<void(const std::string& stage, double seconds)>;
  * Call it from a thread that stays: the child dies with it.
  */
 JobResult runBoot(const BootSettings& settings, const Work& work,
-                  const std::atomic<bool>& stopping, const OnStage& onStage);
+                  const std::atomic<bool>& stopping,
+                  const BootWatcher& watcher);
 
 } // namespace airlock::boot

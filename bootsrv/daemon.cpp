@@ -105,11 +105,16 @@ void BootServer::runOne(const Work& work)
     log::info("A boot begins", fieldsOf(work));
     try
     {
-        JobResult result =
-            runBoot(config_.boot, work, stopping_,
-                    [&](const std::string& stage, double seconds) {
-                        store_.stage(work.id, stage, seconds);
-                    });
+        BootWatcher watcher;
+        watcher.stage = [&](const std::string& stage, double seconds) {
+            store_.stage(work.id, stage, seconds);
+        };
+        watcher.weakFence = [&](const std::string& missing) {
+            auto fields = fieldsOf(work);
+            fields.emplace_back("MISSING", missing);
+            log::warning("A boot is fenced off less than it could be", fields);
+        };
+        JobResult result = runBoot(config_.boot, work, stopping_, watcher);
         store_.done(work.id, result);
         log::info("A boot is done", fieldsOf(work));
     }

@@ -155,21 +155,21 @@ bool hide(const Isolation& isolation)
                      MOVE_MOUNT_F_EMPTY_PATH) == 0;
 }
 
-/** What could not be done, for the log. */
-std::string arrangeMounts(const Isolation& isolation)
+/** Which of fenceParts could not be had. */
+std::vector<std::string> arrangeMounts(const Isolation& isolation)
 {
-    std::string missing;
+    std::vector<std::string> missing;
     if (::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
     {
-        return "own mounts";
+        return {fenceParts[0]};
     }
     if (!mountOver("proc", "/proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr))
     {
-        missing = "own /proc";
+        missing.emplace_back(fenceParts[1]);
     }
     if (!hide(isolation))
     {
-        missing += std::string(missing.empty() ? "" : ", ") + "hidden files";
+        missing.emplace_back(fenceParts[2]);
     }
     return missing;
 }
@@ -213,12 +213,13 @@ void dropPrivileges(const Isolation& isolation)
 
 } // namespace
 
-std::string isolate(const Isolation& isolation)
+std::vector<std::string> isolate(const Isolation& isolation)
 {
     bool all = enterNamespaces();
     forkInside();
-    std::string missing =
-        all ? arrangeMounts(isolation) : "own processes and mounts";
+    std::vector<std::string> missing =
+        all ? arrangeMounts(isolation)
+            : std::vector<std::string>{fenceParts[0]};
     constexpr rlim_t descriptors = 1024;
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_NOFILE, descriptors);

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -30,6 +31,10 @@ struct Isolation
     std::uint64_t fileBytes = 0; ///< longest file that it may write
 };
 
+/** Parts of the fence that some kernels and containers do not allow. */
+inline constexpr std::array<const char*, 3> fenceParts = {
+    "own processes and mounts", "own /proc", "hidden files"};
+
 /** Goes on in a child process that cannot reach anything: a network without an
  * interface that is up, own process ids, mounts, IPC and (unless started by
  * root) users, no capabilities, no new privileges, limits on files and dumps.
@@ -39,8 +44,8 @@ struct Isolation
  * the child is the init of its process ids. Has to be called while there is
  * one thread. Throws Error when the network cannot be taken away; what else
  * the kernel does not allow here (mounts in some containers) is left out and
- * told in the result, for the log.
+ * returned, as fenceParts.
  */
-std::string isolate(const Isolation& isolation);
+std::vector<std::string> isolate(const Isolation& isolation);
 
 } // namespace airlock::boot

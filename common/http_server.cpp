@@ -45,40 +45,11 @@ using Task = asio::awaitable<T>;
 /** TLS records hold 16 KiB; several of them go to the kernel at once. */
 constexpr std::size_t pieceBytes = 128U << 10;
 constexpr Milliseconds lingerTime = std::chrono::seconds(2);
-constexpr std::size_t maxPath = 512;
-constexpr std::size_t maxPart = 128;
-constexpr std::string_view partCharacters =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
 
 /** Completion by error code instead of exception. */
 auto result(ErrorCode& error)
 {
     return asio::redirect_error(asio::use_awaitable, error);
-}
-
-std::vector<std::string> splitPath(std::string_view target)
-{
-    if (target.size() < 2 || target.size() > maxPath || target[0] != '/')
-    {
-        throw Refused("path", "is empty or too long");
-    }
-    std::vector<std::string> parts;
-    std::string_view rest = target.substr(1);
-    for (bool more = true; more;)
-    {
-        std::size_t slash = rest.find('/');
-        more = slash != std::string_view::npos;
-        std::string_view part = rest.substr(0, slash);
-        if (part.empty() || part.size() > maxPart || part == "." ||
-            part == ".." ||
-            part.find_first_not_of(partCharacters) != std::string_view::npos)
-        {
-            throw Refused("path", printable(part) + " is no part of a path");
-        }
-        parts.emplace_back(part);
-        rest.remove_prefix(more ? slash + 1 : rest.size());
-    }
-    return parts;
 }
 
 Answer answerTo(const Problem& problem)
@@ -220,7 +191,11 @@ class Place
 };
 
 /** One connection: requests one after the other, each on the strand of the
- * connection. Lives in the frame of its coroutine. */
+ * connection. Lives in the frame of its coroutine.
+ *
+ * Every coroutine here has a local variable: for one that has parameters and
+ * no locals, GCC 12 lays the frame out with the promise eight bytes too far,
+ * and the first resumption ends the process (SIGILL). */
 class Session
 {
   public:
@@ -615,14 +590,6 @@ asio::ssl::context shareContext(const tls::Context& context)
 }
 
 } // namespace
-
-Answer Answer::json(const Json& value, unsigned status)
-{
-    Answer out;
-    out.status = status;
-    out.body = dumpJson(value) + "\n";
-    return out;
-}
 
 class Server::Impl
 {

@@ -22,6 +22,9 @@ struct Request
     tls::Peer peer;
 };
 
+/** The parts of a request's path; Refused when one of them is none. */
+std::vector<std::string> splitPath(std::string_view path);
+
 /** Bytes of an answer, pulled when the peer takes them. */
 class BodySource
 {
