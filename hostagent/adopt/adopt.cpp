@@ -96,7 +96,7 @@ AdoptResult adopt(std::string_view xml, const AdoptOptions& options)
     adoption::adoptDevices(rewrite);
     pugi::xml_node metadata = ensureMetadata(domain);
     writeSettings(metadata, options);
-    keepOriginal(metadata, xml);
+    keepOriginal(metadata, options.original ? *options.original : xml);
     if (result.ok())
     {
         result.xml = xml::format(domain);

@@ -25,6 +25,9 @@ struct AdoptOptions
     /** Make virtio devices of disks and NICs that are none: for guests that
      * have the drivers. */
     bool forceVirtio = false;
+    /** Kept for revert() instead of the XML itself: the same without secrets.
+     * Metadata can be read by whoever may only look. */
+    std::optional<std::string> original;
     /** Settings for the metadata; what is missing stays as it is. */
     std::optional<std::string> booted;
     std::optional<std::string> tenant;
@@ -68,7 +71,7 @@ struct AdoptResult
  */
 AdoptResult adopt(std::string_view xml, const AdoptOptions& options = {});
 
-/** The XML from before adopt(), to the byte, but with the name that the
+/** The XML that adopt() kept, to the byte, but with the name that the
  * domain has now. Throws Refused when it is not there or is another domain's
  * (by UUID). */
 std::string revert(std::string_view xml);

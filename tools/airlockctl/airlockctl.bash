@@ -1,0 +1,62 @@
+# shellcheck shell=bash
+# Completion of airlockctl(1) for bash.
+
+_airlockctl_complete() {
+    local current=${COMP_WORDS[COMP_CWORD]} word command="" sub="" i
+    local previous=${COMP_WORDS[COMP_CWORD - 1]}
+    local commands="adopt list status jobs events retry release pki check"
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        [[ $word != -* ]] || continue
+        if [[ " $commands " == *" $word "* && -z $command ]]; then
+            command=$word
+        elif [[ $command == pki && -z $sub ]]; then
+            sub=$word
+        fi
+    done
+    case $previous in
+    --file | -o | --output | --emulator | --config | --socket | --dir)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
+        return
+        ;;
+    --cpu)
+        mapfile -t COMPREPLY < <(compgen -W \
+            "$(virsh cpu-models x86_64 2>/dev/null)" -- "$current")
+        return
+        ;;
+    --booted)
+        mapfile -t COMPREPLY < <(compgen -W \
+            "shell serial: idle: after:" -- "$current")
+        return
+        ;;
+    esac
+    local choices
+    case $command:$sub in
+    :)
+        choices="$commands --json --socket --version --help"
+        ;;
+    adopt:)
+        choices="--file --diff --apply --revert --output --connect --cpu
+            --emulator --force-virtio --booted --tenant --limit --json
+            $(virsh list --all --name 2>/dev/null)"
+        ;;
+    status: | retry: | release:)
+        choices="--json $(airlockctl list --names 2>/dev/null)"
+        ;;
+    jobs:)
+        choices="--tenant --server --result --open --last --limit --json
+            $(airlockctl list --names 2>/dev/null)"
+        ;;
+    list:) choices="--names --json" ;;
+    events:) choices="--follow --json" ;;
+    check:) choices="--config --connect --json" ;;
+    pki:) choices="init issue" ;;
+    pki:init) choices="--dir --name --days --json" ;;
+    pki:issue) choices="hostd bootd --dir --host --days --json" ;;
+    *) choices="--json --help" ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
+}
+
+complete -F _airlockctl_complete airlockctl
