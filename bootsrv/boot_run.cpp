@@ -4,7 +4,6 @@
 #include "bootsrv/job.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
-#include "devmodel/handover/memory_image.hpp"
 #include "devmodel/vm/boot_vm.hpp"
 
 #include <CLI/CLI.hpp>
@@ -114,7 +113,7 @@ void writeResult(const Options& options, const vm::GuestSpec& spec,
     {
         throwErrno("cannot write the guest's memory");
     }
-    handover::copyMemory(guest.memory.get(), memory.get(), spec.memory);
+    copySparse(guest.memory.get(), memory.get(), spec.memory);
 }
 
 void boot(const Options& options)

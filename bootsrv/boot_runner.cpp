@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
+#include <poll.h>
 #include <pwd.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -18,6 +19,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <future>
 
 namespace airlock::boot
 {
@@ -67,42 +69,6 @@ class StageClock
     std::map<std::string, double> seconds_;
 };
 
-/** Copies a sparse file with its holes. */
-void copyData(int from, int to, std::uint64_t size,
-              const std::atomic<bool>& cancelled)
-{
-    constexpr std::size_t step = 32U << 20;
-    off_t at = 0;
-    for (;;)
-    {
-        off_t begin = ::lseek(from, at, SEEK_DATA);
-        if (begin < 0 && errno == ENXIO)
-        {
-            return;
-        }
-        off_t end = begin < 0 ? -1 : ::lseek(from, begin, SEEK_HOLE);
-        if (end < 0)
-        {
-            throwErrno("cannot look for data in a disk");
-        }
-        at = std::min(end, static_cast<off_t>(size));
-        off_t out = begin;
-        while (begin < at)
-        {
-            auto length = std::min(step, static_cast<std::size_t>(at - begin));
-            ssize_t done = ::copy_file_range(from, &begin, to, &out, length, 0);
-            if (done <= 0)
-            {
-                throwErrno("cannot copy a disk");
-            }
-            if (cancelled)
-            {
-                throw BootCancelled("the job was cancelled");
-            }
-        }
-    }
-}
-
 void copyDisk(const fs::path& from, const fs::path& to, std::uint64_t size,
               const std::atomic<bool>& cancelled)
 {
@@ -116,7 +82,12 @@ void copyDisk(const fs::path& from, const fs::path& to, std::uint64_t size,
     {
         throwErrno("cannot create " + to.string());
     }
-    copyData(source.get(), copy.get(), size, cancelled);
+    copySparse(source.get(), copy.get(), size, [&cancelled] {
+        if (cancelled)
+        {
+            throw BootCancelled("the job was cancelled");
+        }
+    });
 }
 
 /** The directory that is the dirty side's, with what it works on. */
@@ -182,6 +153,7 @@ struct Pipe
     UniqueFd ours;
     UniqueFd childs;
     std::string text;
+    bool open = true; ///< somebody may still write to it
 
     Pipe()
     {
@@ -208,6 +180,7 @@ struct Pipe
                 text.erase(0, text.size() - maxSaid);
             }
         }
+        open = open && got != 0;
     }
 
     std::optional<std::string> line()
@@ -222,6 +195,14 @@ struct Pipe
         return out;
     }
 };
+
+/** Returns when bootrun has said something or has ended, or after a while. */
+void waitForNews(Pipe& out, const Process& process)
+{
+    std::array<pollfd, 2> fds = {{{process.pidFd(), POLLIN, 0},
+                                  {out.open ? out.ours.get() : -1, POLLIN, 0}}};
+    ::poll(fds.data(), fds.size(), static_cast<int>(waitStep.count()));
+}
 
 /** Takes what bootrun has said. Only its own words are repeated: by then a
  * guest may be speaking. */
@@ -298,7 +279,8 @@ void runDirtySide(const BootSettings& settings, const Work& work,
     Deadline deadline(work.request.timeout + extraTime);
     for (;;)
     {
-        std::optional<ExitStatus> status = process.wait(waitStep);
+        waitForNews(out, process);
+        std::optional<ExitStatus> status = process.wait(Milliseconds(0));
         follow(out, clock, watcher);
         err.drain();
         if (status)
@@ -375,12 +357,16 @@ class ResultMaker
 
     JobResult make(const std::map<std::string, double>& seconds)
     {
+        // Reading and comparing disks takes as long as hashing memory.
+        auto disks = std::async(std::launch::async, [this] {
+            for (std::size_t i = 0; i < work_.request.disks.size(); i++)
+            {
+                takeDisk(i);
+            }
+        });
         takeMemory();
         takeState();
-        for (std::size_t i = 0; i < work_.request.disks.size(); i++)
-        {
-            takeDisk(i);
-        }
+        disks.get();
         manifest_.job = work_.request.job;
         manifest_.guest = vm::shapeOf(specOf(work_.request));
         manifest_.seconds = seconds;

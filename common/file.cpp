@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <utility>
 
@@ -159,6 +160,45 @@ void writeAllAt(int fd, ByteView data, std::uint64_t offset)
         auto done = static_cast<std::size_t>(std::max<ssize_t>(n, 0));
         data = data.subspan(done);
         offset += done;
+    }
+}
+
+void copySparse(int from, int to, std::uint64_t size,
+                const std::function<void()>& tick)
+{
+    constexpr off_t step = 32 << 20;
+    auto end = static_cast<off_t>(size);
+    for (off_t at = 0; at < end;)
+    {
+        off_t begin = ::lseek(from, at, SEEK_DATA);
+        if (begin < 0 && errno == ENXIO)
+        {
+            return;
+        }
+        off_t hole = begin < 0 ? -1 : ::lseek(from, begin, SEEK_HOLE);
+        if (hole < 0)
+        {
+            throwErrno("cannot look for data in a file");
+        }
+        at = std::min(hole, end);
+        off_t out = begin;
+        while (begin < at)
+        {
+            auto length = static_cast<std::size_t>(std::min(step, at - begin));
+            ssize_t done = ::copy_file_range(from, &begin, to, &out, length, 0);
+            if (done < 0)
+            {
+                throwErrno("cannot copy a file");
+            }
+            if (done == 0)
+            {
+                throw Error("cannot copy a file: it became shorter");
+            }
+            if (tick)
+            {
+                tick();
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <functional>
 
 namespace airlock
 {
@@ -37,6 +38,12 @@ void writeAll(int fd, ByteView data);
  * does not move. A file that ends early is an Error. */
 void readExactAt(int fd, std::span<std::uint8_t> out, std::uint64_t offset);
 void writeAllAt(int fd, ByteView data, std::uint64_t offset);
+
+/** Copies the data of a sparse file to an empty file of that size, in the
+ * kernel where it can; holes stay holes. Calls `tick` every now and then, which
+ * may throw. */
+void copySparse(int from, int to, std::uint64_t size,
+                const std::function<void()>& tick = {});
 
 /** fsync of a directory, so that names created in it survive a crash. */
 void syncDirectory(const std::filesystem::path& path);

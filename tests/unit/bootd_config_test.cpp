@@ -1,0 +1,99 @@
+#include "bootsrv/config.hpp"
+#include "common/error.hpp"
+#include "common/file.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace airlock::boot
+{
+namespace
+{
+
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+class BootdConfig : public testing::Test
+{
+  protected:
+    Config read(const std::string& text)
+    {
+        writeFileAtomic(path(), text);
+        warnings.clear();
+        return readConfig(path(), warnings);
+    }
+
+    std::string errorOf(const std::string& text)
+    {
+        try
+        {
+            read(text);
+        }
+        catch (const Error& error)
+        {
+            return error.what();
+        }
+        return "accepted";
+    }
+
+    std::filesystem::path path() { return directory.path() / "bootd.toml"; }
+
+    TempDirectory directory;
+    std::vector<std::string> warnings;
+};
+
+TEST_F(BootdConfig, anEmptyFileIsAllDefaults)
+{
+    Config config = read("");
+    EXPECT_THAT(warnings, IsEmpty());
+    EXPECT_EQ(config.port, 7420);
+    EXPECT_EQ(config.parallel, 2U);
+    EXPECT_EQ(config.quota.tries, 3U);
+    EXPECT_EQ(config.boot.hide, config.stateDirectory);
+}
+
+TEST_F(BootdConfig, valuesArriveWhereTheyBelong)
+{
+    Config config = read("listen = '127.0.0.1'\n"
+                         "port = 1234\n"
+                         "state-directory = '/srv/boot'\n"
+                         "[tls]\nkey = '/k'\n"
+                         "[boot]\nqemu = '/q'\nparallel = 7\nuser = 'x'\n"
+                         "[quota]\njobs = 3\nboot-seconds = 60\n"
+                         "[limits]\nconnections = 5\n");
+    EXPECT_THAT(warnings, IsEmpty());
+    EXPECT_EQ(config.address, "127.0.0.1");
+    EXPECT_EQ(config.port, 1234);
+    EXPECT_EQ(config.boot.hide, "/srv/boot");
+    EXPECT_EQ(config.tls.key, "/k");
+    EXPECT_EQ(config.boot.qemu, "/q");
+    EXPECT_EQ(config.boot.user, "x");
+    EXPECT_EQ(config.parallel, 7U);
+    EXPECT_EQ(config.quota.jobs, 3U);
+    EXPECT_EQ(config.quota.boot.count(), 60);
+    EXPECT_EQ(config.limits.connections, 5U);
+}
+
+TEST_F(BootdConfig, unknownKeysAreWarnings)
+{
+    read("lisen = '::'\n[boot]\nqmeu = '/q'\n");
+    EXPECT_THAT(warnings,
+                testing::UnorderedElementsAre(
+                    HasSubstr("bootd.toml:1: unknown key 'lisen'"),
+                    HasSubstr("bootd.toml:3: unknown key 'boot.qmeu'")));
+}
+
+TEST_F(BootdConfig, valuesThatCannotBeUsedAreErrorsWithTheirPlace)
+{
+    EXPECT_THAT(errorOf("port = 70000\n"), HasSubstr("bootd.toml:1: port"));
+    EXPECT_THAT(errorOf("port = '7'\n"), HasSubstr("has to be a number"));
+    EXPECT_THAT(errorOf("\nlisten = 7\n"), HasSubstr("bootd.toml:2: listen"));
+    EXPECT_THAT(errorOf("[boot]\nparallel = 0\n"), HasSubstr("boot.parallel"));
+    EXPECT_THAT(errorOf("[quota]\njobs = -1\n"), HasSubstr("quota.jobs"));
+    EXPECT_THAT(errorOf("tls = 3\n"), HasSubstr("has to be a section"));
+    EXPECT_THAT(errorOf("port = \n"), HasSubstr("bootd.toml:1: "));
+    EXPECT_THROW(readConfig("/nowhere.toml", warnings), Error);
+}
+
+} // namespace
+} // namespace airlock::boot
