@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -163,6 +164,25 @@ void writeAllAt(int fd, ByteView data, std::uint64_t offset)
     }
 }
 
+namespace
+{
+
+/** Some bytes at the same place of another file; a memfd's go to a file system
+ * only through a pipe within the kernel. */
+ssize_t copySome(int from, int to, off_t at, std::size_t length)
+{
+    off_t in = at;
+    off_t out = at;
+    ssize_t done = ::copy_file_range(from, &in, to, &out, length, 0);
+    if (done < 0 && errno == EXDEV && ::lseek(to, at, SEEK_SET) == at)
+    {
+        done = ::sendfile(to, from, &in, length);
+    }
+    return done;
+}
+
+} // namespace
+
 void copySparse(int from, int to, std::uint64_t size,
                 const std::function<void()>& tick)
 {
@@ -181,11 +201,10 @@ void copySparse(int from, int to, std::uint64_t size,
             throwErrno("cannot look for data in a file");
         }
         at = std::min(hole, end);
-        off_t out = begin;
         while (begin < at)
         {
             auto length = static_cast<std::size_t>(std::min(step, at - begin));
-            ssize_t done = ::copy_file_range(from, &begin, to, &out, length, 0);
+            ssize_t done = copySome(from, to, begin, length);
             if (done < 0)
             {
                 throwErrno("cannot copy a file");
@@ -194,6 +213,7 @@ void copySparse(int from, int to, std::uint64_t size,
             {
                 throw Error("cannot copy a file: it became shorter");
             }
+            begin += done;
             if (tick)
             {
                 tick();

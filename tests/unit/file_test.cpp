@@ -103,6 +103,26 @@ TEST(File, MappingReachesTheFileAndMoves)
     EXPECT_EQ(Mapping(fd.get(), 0, Mapping::Access::read).view().size(), 0U);
 }
 
+TEST(File, SparseCopiesKeepDataAndHolesOnEveryFileSystem)
+{
+    constexpr std::uint64_t size = 64U << 20;
+    UniqueFd memory = createMemfd("t", size);
+    writeAllAt(memory.get(), Bytes(5000, 7), 10000);
+    writeAllAt(memory.get(), Bytes(1, 8), size - 1);
+    TempDirectory directory;
+    UniqueFd before = openFile(directory.path() / "a", O_RDWR | O_CREAT);
+    ASSERT_EQ(::ftruncate(before.get(), size), 0);
+    copySparse(memory.get(), before.get(), size);
+    UniqueFd after = openFile(directory.path() / "b", O_RDWR | O_CREAT);
+    ASSERT_EQ(::ftruncate(after.get(), size), 0);
+    copySparse(before.get(), after.get(), size);
+    EXPECT_EQ(readFile(after.get(), size, "b"),
+              readFile(memory.get(), size, "t"));
+    struct stat info = {};
+    ASSERT_EQ(::fstat(after.get(), &info), 0);
+    EXPECT_LT(info.st_blocks * 512, 1 << 20);
+}
+
 TEST(File, TempDirectoryIsPrivateAndGoesAway)
 {
     std::filesystem::path path;
