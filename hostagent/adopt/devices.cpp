@@ -22,7 +22,6 @@ constexpr std::string_view noPicture =
 const std::vector<Rule> deviceRules = {
     {"graphics", Fate::drop, noPicture},
     {"video", Fate::drop, "the machine has no graphics card"},
-    {"input", Fate::drop, "the machine has no keyboard, mouse or tablet"},
     {"sound", Fate::drop, "the machine has no sound card"},
     {"redirdev", Fate::drop, "the machine has no USB"},
     {"redirfilter", Fate::drop, ""},
@@ -185,6 +184,19 @@ void adoptBalloon(Rewrite& rewrite, pugi::xml_node devices)
     }
 }
 
+/** Those of PS/2 stay: libvirt adds them to every x86 domain by itself, and
+ * the machine has nothing that they would be connected to. */
+void adoptInputs(Rewrite& rewrite, pugi::xml_node devices)
+{
+    for (pugi::xml_node node : childrenOf(devices, "input"))
+    {
+        if (xml::attribute(node, "bus") != "ps2")
+        {
+            rewrite.drop(node, "the machine has no keyboard, mouse or tablet");
+        }
+    }
+}
+
 void adoptAudio(Rewrite& rewrite, pugi::xml_node devices)
 {
     for (pugi::xml_node node : childrenOf(devices, "audio"))
@@ -219,13 +231,14 @@ void adoptDevices(Rewrite& rewrite)
     pugi::xml_node devices = ensureChild(rewrite.domain(), "devices");
     applyRules(rewrite, devices, deviceRules,
                {"emulator", "disk", "interface", "controller", "console",
-                "serial", "channel", "rng", "memballoon", "audio"});
+                "serial", "channel", "rng", "memballoon", "audio", "input"});
     adoptEmulator(rewrite, devices);
     adoptDisks(rewrite, devices);
     adoptNics(rewrite, devices);
     adoptSerial(rewrite, devices);
     adoptControllers(rewrite, devices);
     adoptRng(rewrite, devices);
+    adoptInputs(rewrite, devices);
     adoptAudio(rewrite, devices);
     adoptBalloon(rewrite, devices);
 }

@@ -137,10 +137,12 @@ void plain(Rewrite& rewrite, pugi::xml_node disk)
     std::string cache = xml::attribute(driver, "cache");
     if (rules::contains(rules::diskCaches, cache))
     {
-        rewrite.dropAttribute(driver, "cache");
-        rewrite.note(driver, "cache '" + cache +
-                                 "' dropped: the guest has to flush its "
-                                 "writes, as it does on any other cache mode");
+        // With or without the host's page cache, as before.
+        const char* instead = cache == "directsync" ? "none" : "writeback";
+        setAttribute(driver, "cache", instead);
+        rewrite.note(driver, fmt::format("cache {} becomes {}: the guest "
+                                         "flushes its writes itself",
+                                         cache, instead));
     }
     for (std::string_view name : rules::diskElements)
     {

@@ -204,23 +204,4 @@ void setSlot(pugi::xml_node device, unsigned slot)
     setAttribute(address, "function", "0x0");
 }
 
-void setPort(pugi::xml_node device, unsigned port)
-{
-    pugi::xml_node address = device.child("address");
-    std::string wanted = std::to_string(port);
-    if (xml::attribute(address, "type") == "virtio-serial" &&
-        xml::attribute(address, "controller") == "0" &&
-        xml::attribute(address, "bus") == "0" &&
-        xml::attribute(address, "port") == wanted)
-    {
-        return;
-    }
-    device.remove_child("address");
-    address = device.append_child("address");
-    setAttribute(address, "type", "virtio-serial");
-    setAttribute(address, "controller", "0");
-    setAttribute(address, "bus", "0");
-    setAttribute(address, "port", wanted);
-}
-
 } // namespace airlock::host::adoption

@@ -81,8 +81,6 @@ bool setText(pugi::xml_node node, std::string_view value);
 
 /** Puts a device at 00:SLOT.0. */
 void setSlot(pugi::xml_node device, unsigned slot);
-/** Puts a console or channel at a port of the virtio-serial controller. */
-void setPort(pugi::xml_node device, unsigned port);
 
 void adoptMachine(Rewrite& rewrite);
 void adoptDevices(Rewrite& rewrite);

@@ -82,7 +82,8 @@ void adoptConsole(Rewrite& rewrite, pugi::xml_node devices)
     pugi::xml_node target = ensureChild(console, "target", {"source"});
     setAttribute(target, "type", "virtio");
     setAttribute(target, "port", std::to_string(consolePort));
-    setPort(console, consolePort);
+    // libvirt takes an address with port 0 for one that it has to choose.
+    console.remove_child("address");
 }
 
 } // namespace

@@ -87,6 +87,8 @@ const std::string live = R"(<domain type='qemu' id='2'>
       <target type='virtio' port='0'/>
       <alias name='console0'/>
     </console>
+    <input type='mouse' bus='ps2'/>
+    <input type='keyboard' bus='ps2'/>
     <audio id='1' type='none'/>
     <memballoon model='none'/>
     <rng model='virtio'>
@@ -239,6 +241,8 @@ const Broken broken[] = {
      "none"},
     {"<memballoon model='none'/>", "<tpm model='tpm-crb'/>", "devices/tpm",
      "no such device"},
+    {"type='mouse' bus='ps2'", "type='tablet' bus='usb'", "devices/input",
+     "ps2"},
     {"<seclabel", "<qemu:commandline/><seclabel", "qemu:commandline",
      "beside libvirt"},
     {"policy=\"serial:login: $\"", "policy=\"when-done\"", "booted", "none of"},
