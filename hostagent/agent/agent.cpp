@@ -206,7 +206,7 @@ void Agent::retry(const std::string& uuid)
     change.attempts = 0;
     change.reason = "";
     context_.store.transition(uuid, State::held,
-                              record->marks.contains("delta-incomplete")
+                              record->marks.contains(incompleteDeltaMark)
                                   ? State::applying
                                   : State::trapped,
                               change);

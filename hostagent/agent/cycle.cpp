@@ -24,7 +24,6 @@ using std::chrono::seconds;
 constexpr Milliseconds pollStep{250};
 /** After an error that may go away by itself. */
 constexpr Milliseconds againLater = seconds(2);
-constexpr const char* incompleteDelta = "delta-incomplete";
 
 /** Tells this run of the host's kernel from others, so that libvirt's domain
  * numbers are not mistaken for one another. */
@@ -107,7 +106,8 @@ Cycle::Next Cycle::step()
     bool loaded = !trapped && vm::queryLoaded(*domain_);
     if (record_.state == State::held)
     {
-        return Next::done;
+        return trapped && !record_.marks.contains(lifeMark()) ? startOver()
+                                                              : Next::done;
     }
     if (record_.state == State::running)
     {
@@ -165,6 +165,16 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
         return begin();
     }
     return record_.marks.contains(lifeMark()) ? admit() : begin();
+}
+
+Cycle::Next Cycle::startOver()
+{
+    if (record_.marks.contains(incompleteDeltaMark))
+    {
+        enter(State::applying);
+        return Next::goOn;
+    }
+    return begin();
 }
 
 Cycle::Next Cycle::begin()
@@ -529,7 +539,7 @@ Cycle::Next Cycle::fail(const std::string& why)
     {
         Change change;
         change.reason = why;
-        change.marks = {incompleteDelta};
+        change.marks = {incompleteDeltaMark};
         enter(State::held, change);
         context_.alert({record_.uuid, record_.name, "held", why});
         return Next::done;

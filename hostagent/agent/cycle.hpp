@@ -33,6 +33,9 @@ struct RebootSettings
     std::uint64_t diskBytes = 1ULL << 40; ///< larger ones are not shipped
 };
 
+/** Mark of a VM that is held while a delta is only half applied. */
+inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
+
 /** Something that an operator should look at. */
 struct Alert
 {
@@ -83,6 +86,7 @@ class Cycle
 
     Next step();
     Next afterRestart(bool trapped, bool loaded);
+    Next startOver();
     Next begin();
     Next choose();
     Next upload();

@@ -3,6 +3,7 @@
 #include "common/log.hpp"
 #include "common/process.hpp"
 #include "hostagent/agent/agent.hpp"
+#include "hostagent/control/server.hpp"
 
 #include <fmt/format.h>
 #include <systemd/sd-daemon.h>
@@ -89,6 +90,79 @@ void raiseAlert(const std::string& command, const Alert& alert)
     }
 }
 
+/** Answers airlockctl in a thread of its own. */
+class ControlSocket
+{
+  public:
+    ControlSocket(const Config& config, Store& store) : server_(options(config))
+    {
+        control::Actions actions;
+        actions.retry = [this](const VmRecord& vm) {
+            current().retry(vm.uuid);
+        };
+        actions.release = [&store](const VmRecord& vm) {
+            if (vm.marks.contains(incompleteDeltaMark))
+            {
+                throw control::CallError(control::errors::wrongState,
+                                         "what the boot wrote is only half on "
+                                         "the disk; retry completes it");
+            }
+            // Still held: its next life, from `virsh start`, is followed again.
+            Change change;
+            change.reason = "released by an operator";
+            store.transition(vm.uuid, State::held, State::held, change);
+        };
+        actions.info = [this, &config] { return info(config); };
+        control::addStoreMethods(server_, store, std::move(actions));
+    }
+
+    void publish(const VmRecord& record)
+    {
+        server_.publish(control::toJson(record));
+    }
+
+    /** From now on there is an agent to act. */
+    void start(Agent& agent)
+    {
+        agent_ = &agent;
+        thread_ = std::jthread(
+            [this](const std::stop_token& stop) { server_.run(stop); });
+    }
+
+    /** No call is running or will be. */
+    void stop() { thread_ = {}; }
+
+  private:
+    static control::ServerOptions options(const Config& config)
+    {
+        control::ServerOptions out;
+        out.path = config.socket;
+        return out;
+    }
+
+    Agent& current() { return *agent_; }
+
+    Json info(const Config& config)
+    {
+        Json servers = Json::array();
+        for (const ServerSettings& server : config.servers)
+        {
+            servers.push_back({{"name", server.name},
+                               {"host", server.endpoint.host},
+                               {"port", server.endpoint.port},
+                               {"weight", server.weight}});
+        }
+        return {{"version", AIRLOCK_VERSION},
+                {"libvirt", config.uri},
+                {"connected", current().connected()},
+                {"servers", servers}};
+    }
+
+    control::Server server_;
+    Agent* agent_ = nullptr;
+    std::jthread thread_;
+};
+
 } // namespace
 
 void runDaemon(const Config& config)
@@ -101,6 +175,7 @@ void runDaemon(const Config& config)
                        std::make_shared<tls::Context>(
                            config.identity, tls::Context::Side::client));
     JobSlots slots(config.reboot.jobs);
+    ControlSocket control(config, store);
     CycleContext context{
         store,
         servers,
@@ -108,15 +183,18 @@ void runDaemon(const Config& config)
         config.reboot,
         spool,
         [&](const Alert& alert) { raiseAlert(config.alertCommand, alert); },
-        [](const VmRecord& record) {
+        [&](const VmRecord& record) {
             log::info("a VM changed its state", fieldsOf(record));
+            control.publish(record);
         },
     };
     LibvirtEventLoop loop;
     Agent agent(context, {config.uri, std::chrono::seconds(30),
                           [](const std::string& line) { log::notice(line); }});
+    control.start(agent);
     sd_notify(0, "READY=1\nSTATUS=following the domains of libvirt");
     agent.run(signals.token(), [] { sd_notify(0, "WATCHDOG=1"); });
+    control.stop();
     sd_notify(0, "STOPPING=1");
 }
 

@@ -372,6 +372,12 @@ void HostRig::waitAlive(Milliseconds timeout)
     console_->runCommand("true", deadline.left());
 }
 
+void HostRig::waitReborn(Milliseconds timeout)
+{
+    console_.reset();
+    waitAlive(timeout);
+}
+
 std::string HostRig::run(const std::string& command, Milliseconds timeout)
 {
     Console::CommandResult result = console_->runCommand(command, timeout);

@@ -60,6 +60,9 @@ class HostRig
     void waitAlive(Milliseconds timeout);
     /** Waits until the domain is seen trapped (paused). */
     void waitPaused(Milliseconds timeout);
+    /** After a reboot: forgets the former life's console, then as waitAlive().
+     */
+    void waitReborn(Milliseconds timeout);
     /** Output of a command in the guest. */
     std::string run(const std::string& command,
                     Milliseconds timeout = std::chrono::minutes(1));
