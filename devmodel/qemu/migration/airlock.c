@@ -18,6 +18,7 @@
 #include "block/block.h"
 #include "hw/boards.h"
 #include "hw/i386/airlock.h"
+#include "hw/pci/pci_bus.h"
 #include "hw/pci/pci_device.h"
 #include "io/channel-buffer.h"
 #include "io/channel-file.h"
@@ -34,9 +35,6 @@
 #include "system/runstate.h"
 
 #define AIRLOCK_STREAM_MAX  (16 * MiB)
-
-/* What pci_qdev_realize() gives each device. */
-#define AIRLOCK_PCI_VERSION 2
 
 /* No field descriptions: who reads the stream knows this machine. */
 static const char airlock_vmdesc[] = "{}";
@@ -64,6 +62,8 @@ static bool airlock_save_stream(QEMUFile *f, GArray *starts, Error **errp)
 {
     SaveVMDevice dev = {};
     uint32_t section_id = 0;
+    /* The counter is one for all files. */
+    uint64_t before = qemu_file_transferred(f);
 
     qemu_put_be32(f, QEMU_VM_FILE_MAGIC);
     qemu_put_be32(f, QEMU_VM_FILE_VERSION);
@@ -76,7 +76,7 @@ static bool airlock_save_stream(QEMUFile *f, GArray *starts, Error **errp)
     cpu_synchronize_all_states();
     while (airlock_next_device(&dev)) {
         if (starts) {
-            uint64_t offset = qemu_file_transferred(f);
+            uint64_t offset = qemu_file_transferred(f) - before;
 
             g_array_append_val(starts, offset);
         }
@@ -276,7 +276,9 @@ static bool airlock_verify_loaded(const QIOChannelBuffer *loaded,
         i++;
     }
     same = i == loaded->usage && i == saved->usage;
-    if (!same) {
+    if (!same && i == saved->usage) {
+        error_setg(errp, "the stream goes on after its end");
+    } else if (!same) {
         airlock_report_difference(starts, i, errp);
     }
     object_unref(OBJECT(saved));
@@ -347,37 +349,148 @@ static void airlock_forget_ticks(void)
                          &timers_state.vm_clock_lock);
 }
 
-/*
- * A PCI device refuses a state that is newer than the one loaded before, even
- * if that load failed; a reset does not make it forget.
- */
-static int airlock_forget_pci_version(Object *obj, void *opaque)
+/* The configuration space of a PCI device, as it was before loading. */
+typedef struct AirlockPCIConfig {
+    PCIDevice *dev;
+    uint8_t *bytes;
+} AirlockPCIConfig;
+
+static void airlock_pci_config_clear(AirlockPCIConfig *kept)
+{
+    g_free(kept->bytes);
+}
+
+static int airlock_keep_pci_config(Object *obj, void *opaque)
 {
     PCIDevice *dev = (PCIDevice *)object_dynamic_cast(obj, TYPE_PCI_DEVICE);
 
     if (dev) {
-        dev->version_id = AIRLOCK_PCI_VERSION;
+        AirlockPCIConfig kept = {
+            .dev = dev,
+            .bytes = g_memdup2(dev->config, pci_config_size(dev)),
+        };
+
+        g_array_append_val(opaque, kept);
     }
     return 0;
+}
+
+static GArray *airlock_keep_pci_configs(void)
+{
+    GArray *kept = g_array_new(false, false, sizeof(AirlockPCIConfig));
+
+    g_array_set_clear_func(kept, (GDestroyNotify)airlock_pci_config_clear);
+    object_child_foreach_recursive(object_get_root(), airlock_keep_pci_config,
+                                   kept);
+    return kept;
+}
+
+/* The name that error messages use, "0000:00:02.0/virtio-blk". */
+static const char *airlock_pci_section(PCIDevice *dev)
+{
+    g_autofree char *path = qdev_get_dev_path(DEVICE(dev));
+    size_t length = strlen(path);
+    SaveVMDevice section = {};
+
+    while (airlock_next_device(&section)) {
+        if (!strncmp(section.idstr, path, length) &&
+            section.idstr[length] == '/') {
+            return section.idstr;
+        }
+    }
+    return object_get_typename(OBJECT(dev));
+}
+
+/*
+ * Bits that no guest can write have to be as they are here.  QEMU compares
+ * little of this, and nothing behind the standard header.  There the host
+ * bridge has what its firmware has set, in bits that are not writable here.
+ */
+static bool airlock_check_pci_configs(const GArray *kept, Error **errp)
+{
+    for (guint i = 0; i < kept->len; i++) {
+        AirlockPCIConfig *old = &g_array_index(kept, AirlockPCIConfig, i);
+        PCIDevice *dev = old->dev;
+        bool bridge = pci_get_word(old->bytes + PCI_CLASS_DEVICE) ==
+                      PCI_CLASS_BRIDGE_HOST;
+        uint32_t end = bridge ? PCI_CONFIG_HEADER_SIZE : pci_config_size(dev);
+
+        for (uint32_t at = 0; at < end; at++) {
+            uint8_t free = dev->wmask[at] | dev->w1cmask[at];
+
+            if (at == PCI_STATUS) {
+                free |= PCI_STATUS_INTERRUPT;
+            }
+            if ((dev->config[at] ^ old->bytes[at]) & ~free) {
+                error_setg(errp, "section '%s' instance 0 has 0x%02x at 0x%"
+                           PRIx32 " of the configuration space, which is "
+                           "0x%02x", airlock_pci_section(dev),
+                           dev->config[at], at, old->bytes[at]);
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/*
+ * The bus counts the interrupts of its devices in a section of its own; the
+ * next reset would not survive another number.
+ */
+static int airlock_check_pci_bus(Object *obj, void *opaque)
+{
+    PCIBus *bus = (PCIBus *)object_dynamic_cast(obj, TYPE_PCI_BUS);
+    g_autofree int *raised = NULL;
+
+    if (!bus) {
+        return 0;
+    }
+    raised = g_new0(int, bus->nirq);
+    for (int i = 0; i < ARRAY_SIZE(bus->devices); i++) {
+        PCIDevice *dev = bus->devices[i];
+
+        for (int pin = 0; dev && pin < PCI_NUM_PINS; pin++) {
+            if ((dev->irq_state >> pin & 1) && !pci_irq_disabled(dev)) {
+                raised[bus->map_irq(dev, pin)]++;
+            }
+        }
+    }
+    for (int i = 0; i < bus->nirq; i++) {
+        if (raised[i] != bus->irq_count[i]) {
+            error_setg(opaque, "section 'PCIBUS' instance 0 counts %d devices "
+                       "that hold interrupt %d, there are %d",
+                       bus->irq_count[i], i, raised[i]);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
+static bool airlock_check_loaded(const GArray *kept, Error **errp)
+{
+    return airlock_check_pci_configs(kept, errp) &&
+           object_child_foreach_recursive(object_get_root(),
+                                          airlock_check_pci_bus, errp) == 0;
 }
 
 /* Take the trapped VM to the state in @buf, or back to being trapped. */
 static void airlock_replace_state(QIOChannelBuffer *buf, Error **errp)
 {
+    g_autoptr(GArray) kept = NULL;
     bool ok;
 
     bdrv_drain_all_begin();
     qemu_system_reset(SHUTDOWN_CAUSE_SNAPSHOT_LOAD);
     airlock_forget_ticks();
+    kept = airlock_keep_pci_configs();
 
     cpu_synchronize_all_pre_loadvm();
-    ok = airlock_load_stream(buf, errp) && airlock_verify_loaded(buf, errp);
+    ok = airlock_load_stream(buf, errp) && airlock_check_loaded(kept, errp) &&
+         airlock_verify_loaded(buf, errp);
     if (ok) {
         cpu_synchronize_all_post_init();
         airlock_trap_release();
     } else {
-        object_child_foreach_recursive(object_get_root(),
-                                       airlock_forget_pci_version, NULL);
         qemu_system_reset(SHUTDOWN_CAUSE_SUBSYSTEM_RESET);
     }
     bdrv_drain_all_end();

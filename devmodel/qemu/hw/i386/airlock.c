@@ -18,13 +18,18 @@
 #include "hw/i386/x86.h"
 #include "hw/irq.h"
 #include "hw/pci-host/q35.h"
+#include "hw/pci/pci_bus.h"
 #include "hw/pci/pci_device.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "system/kvm.h"
+#include "system/reset.h"
 #include "target/i386/cpu.h"
 
 #define AIRLOCK_MAX_CPUS    64
+
+/* What pci_qdev_realize() gives each device. */
+#define AIRLOCK_PCI_VERSION 2
 
 #define TYPE_AIRLOCK_MACHINE MACHINE_TYPE_NAME(AIRLOCK_MACHINE_NAME)
 OBJECT_DECLARE_SIMPLE_TYPE(AirlockMachineState, AIRLOCK_MACHINE)
@@ -37,6 +42,10 @@ struct AirlockMachineState {
     MemoryRegion vga_hole;
     MemoryRegion void_mem;
     MemoryRegion void_io;
+    /* What is in airlock_cpu_fields while the vCPU is new */
+    GByteArray *new_cpus[AIRLOCK_MAX_CPUS];
+    /* Configuration spaces of new PCI devices: PCIDevice to its bytes */
+    GHashTable *new_pci_configs;
 };
 
 /* No firmware, so there is nothing to hand a kernel or a ROM to. */
@@ -149,6 +158,139 @@ static void airlock_machine_state_init(MachineState *machine)
     airlock_trap_create(io, mem);
 }
 
+/*
+ * What the reset of a CPU keeps and a state may bring along.  The guest after
+ * a reset is another one: it does not get what the guest before it has left,
+ * or a state that was refused.
+ */
+static const struct {
+    size_t offset;
+    size_t size;
+} airlock_cpu_fields[] = {
+#define KEPT(name) \
+    { offsetof(CPUX86State, name), sizeof_field(CPUX86State, name) }
+    KEPT(mp_state),
+    KEPT(soft_interrupt),
+    KEPT(exception_pending),
+    KEPT(exception_injected),
+    KEPT(has_error_code),
+    KEPT(exception_has_payload),
+    KEPT(exception_payload),
+    KEPT(triple_fault_pending),
+    KEPT(ins_len),
+    KEPT(sipi_vector),
+    KEPT(tsc_khz),
+    KEPT(mcg_cap),
+    KEPT(mcg_ctl),
+    KEPT(mcg_ext_ctl),
+    KEPT(mce_banks),
+    KEPT(xstate_bv),
+    KEPT(fpus_vmstate),
+    KEPT(fptag_vmstate),
+    KEPT(fpregs_format_vmstate),
+    KEPT(xss),
+    KEPT(umwait),
+#undef KEPT
+};
+
+static void airlock_keep_new_cpu(GByteArray **kept, const CPUX86State *env)
+{
+    *kept = g_byte_array_new();
+    for (int i = 0; i < ARRAY_SIZE(airlock_cpu_fields); i++) {
+        g_byte_array_append(*kept,
+                            (const uint8_t *)env +
+                            airlock_cpu_fields[i].offset,
+                            airlock_cpu_fields[i].size);
+    }
+}
+
+static void airlock_make_cpu_new(const GByteArray *kept, CPUX86State *env)
+{
+    const uint8_t *from = kept->data;
+
+    for (int i = 0; i < ARRAY_SIZE(airlock_cpu_fields); i++) {
+        memcpy((uint8_t *)env + airlock_cpu_fields[i].offset, from,
+               airlock_cpu_fields[i].size);
+        from += airlock_cpu_fields[i].size;
+    }
+}
+
+/*
+ * The same for PCI devices: QEMU lets guests write everything behind the
+ * header that is no capability, and loading writes all of it.
+ *
+ * PCI_BUS asserts in its reset that no device holds an interrupt, counting
+ * the devices by what a state said.  The I/O APIC is reset with it, so that
+ * nobody misses the falling edge.
+ */
+static int airlock_make_pci_new(Object *obj, void *opaque)
+{
+    PCIDevice *dev = (PCIDevice *)object_dynamic_cast(obj, TYPE_PCI_DEVICE);
+    PCIBus *bus = (PCIBus *)object_dynamic_cast(obj, TYPE_PCI_BUS);
+
+    if (dev && g_hash_table_contains(opaque, dev)) {
+        memcpy(dev->config, g_hash_table_lookup(opaque, dev),
+               pci_config_size(dev));
+        dev->version_id = AIRLOCK_PCI_VERSION;
+        dev->irq_state = 0;
+    }
+    if (bus) {
+        memset(bus->irq_count, 0, bus->nirq * sizeof(*bus->irq_count));
+    }
+    return 0;
+}
+
+static int airlock_keep_new_pci(Object *obj, void *opaque)
+{
+    PCIDevice *dev = (PCIDevice *)object_dynamic_cast(obj, TYPE_PCI_DEVICE);
+
+    if (dev) {
+        g_hash_table_insert(opaque, dev,
+                            g_memdup2(dev->config, pci_config_size(dev)));
+    }
+    return 0;
+}
+
+static void airlock_reset_pci(AirlockMachineState *ams)
+{
+    Object *root = object_get_root();
+
+    if (ams->new_pci_configs) {
+        object_child_foreach_recursive(root, airlock_make_pci_new,
+                                       ams->new_pci_configs);
+    } else {
+        ams->new_pci_configs = g_hash_table_new(NULL, NULL);
+        object_child_foreach_recursive(root, airlock_keep_new_pci,
+                                       ams->new_pci_configs);
+    }
+}
+
+static void airlock_reset_cpu(AirlockMachineState *ams, CPUState *cs)
+{
+    GByteArray **kept = &ams->new_cpus[cs->cpu_index];
+    X86CPU *cpu = X86_CPU(cs);
+
+    if (*kept) {
+        airlock_make_cpu_new(*kept, &cpu->env);
+    } else {
+        airlock_keep_new_cpu(kept, &cpu->env);
+    }
+    /* No bus has the local APICs, so that nobody else resets them. */
+    x86_cpu_after_reset(cpu);
+}
+
+static void airlock_machine_reset(MachineState *machine, ResetType type)
+{
+    AirlockMachineState *ams = AIRLOCK_MACHINE(machine);
+    CPUState *cs;
+
+    airlock_reset_pci(ams);
+    qemu_devices_reset(type);
+    CPU_FOREACH(cs) {
+        airlock_reset_cpu(ams, cs);
+    }
+}
+
 static HotplugHandler *airlock_get_hotplug_handler(MachineState *machine,
                                                    DeviceState *dev)
 {
@@ -181,6 +323,7 @@ static void airlock_machine_class_init(ObjectClass *oc, void *data)
     HotplugHandlerClass *hc = HOTPLUG_HANDLER_CLASS(oc);
 
     mc->init = airlock_machine_state_init;
+    mc->reset = airlock_machine_reset;
     mc->family = "airlock";
     mc->desc = "Airlock production machine";
     mc->max_cpus = AIRLOCK_MAX_CPUS;
