@@ -28,22 +28,6 @@ void require(bool holds)
     }
 }
 
-/** Where subsections start; behind them is what is worth changing. */
-std::vector<std::size_t> anchors(ByteView payload)
-{
-    std::vector<std::size_t> out{0};
-    for (std::size_t at = 0; at + 2 < payload.size(); ++at)
-    {
-        const std::size_t length = payload[at + 1];
-        if (payload[at] == 0x05 && length > 4 && payload[at + 2] >= 'a' &&
-            payload[at + 2] <= 'z')
-        {
-            out.push_back(at + 2 + length);
-        }
-    }
-    return out;
-}
-
 /** A recorded guest with some of its virtio devices; the more, the slower. */
 struct Subject
 {
@@ -57,7 +41,7 @@ struct Subject
         reference = std::make_unique<Reference>(guest.reference);
         for (const Section& section : guest.candidate)
         {
-            interesting.push_back(anchors(section.payload));
+            interesting.push_back(test::worthChanging(section.payload));
         }
     }
 

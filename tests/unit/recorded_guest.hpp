@@ -92,6 +92,48 @@ class RecordedMemory
     std::map<std::uint64_t, std::uint8_t> bytes_;
 };
 
+/** The section whose name ends so: "cpu", "virtio-blk". */
+inline handover::Section& findSection(std::vector<handover::Section>& sections,
+                                      const std::string& name,
+                                      std::uint32_t instance = 0)
+{
+    for (handover::Section& section : sections)
+    {
+        if (handover::vmstateName(section.id.idstr) == name &&
+            section.id.instance == instance)
+        {
+            return section;
+        }
+    }
+    throw std::logic_error("no section " + name);
+}
+
+/** Changes the values of a section. */
+template <typename Change>
+void changeSection(handover::Section& section, Change&& change)
+{
+    handover::Record record = handover::parseSection(section);
+    change(record);
+    section.payload = handover::serialise(record);
+}
+
+/** Where a payload starts and where its subsections do, behind their names:
+ * what follows is worth changing, the middle of a thousand queues is not. */
+inline std::vector<std::size_t> worthChanging(ByteView payload)
+{
+    std::vector<std::size_t> out{0};
+    for (std::size_t at = 0; at + 2 < payload.size(); ++at)
+    {
+        const std::size_t length = payload[at + 1];
+        if (payload[at] == 0x05 && length > 4 && payload[at + 2] >= 'a' &&
+            payload[at + 2] <= 'z')
+        {
+            out.push_back(at + 2 + length);
+        }
+    }
+    return out;
+}
+
 /** What the trapped production machine saved. */
 inline const std::vector<handover::Section>&
 recordedReference(const std::string& name)
@@ -143,20 +185,11 @@ class Guest
     Guest(const Guest&) = delete;
     Guest& operator=(const Guest&) = delete;
 
-    /** The section whose name ends so: "cpu", "virtio-blk". */
     static handover::Section& find(std::vector<handover::Section>& sections,
                                    const std::string& name,
                                    std::uint32_t instance = 0)
     {
-        for (handover::Section& section : sections)
-        {
-            if (handover::vmstateName(section.id.idstr) == name &&
-                section.id.instance == instance)
-            {
-                return section;
-            }
-        }
-        throw std::logic_error("no section " + name);
+        return findSection(sections, name, instance);
     }
 
     handover::Record state(const std::string& name, std::uint32_t instance = 0)
@@ -168,10 +201,8 @@ class Guest
     Guest& change(const std::string& name, Change&& change,
                   std::uint32_t instance = 0)
     {
-        handover::Section& section = find(candidate, name, instance);
-        handover::Record record = handover::parseSection(section);
-        change(record);
-        section.payload = handover::serialise(record);
+        changeSection(find(candidate, name, instance),
+                      std::forward<Change>(change));
         return *this;
     }
 
