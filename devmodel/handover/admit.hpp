@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 /** Admission: which device state may be loaded into the production machine.
@@ -47,6 +48,9 @@ struct CpuContract
     /** Models up to AVX-512, for example Skylake-Server or EPYC. Without
      * SMX, VMX, SVM, LA57, protection keys for supervisors, CET, AMX, SGX. */
     static CpuContract wide();
+    /** One of QEMU's named models, with or without version ("Haswell-v4").
+     * Throws Error for one that is not known. */
+    static CpuContract forModel(std::string_view name, Accelerator accelerator);
 };
 
 /** Address ranges are [start, end). */

@@ -106,6 +106,8 @@ handover::Environment environmentFor(const GuestSpec& spec, int memory)
     environment.accelerator = spec.accelerator == Accelerator::kvm
                                   ? handover::Accelerator::Kvm
                                   : handover::Accelerator::Tcg;
+    environment.cpu =
+        handover::CpuContract::forModel(spec.cpuModel, environment.accelerator);
     GuestMemory guest(memory, environment);
     environment.read = [guest](std::uint64_t address,
                                std::span<std::uint8_t> out) {

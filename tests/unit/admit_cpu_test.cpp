@@ -643,6 +643,28 @@ TEST(CpuAdmitted, SharedMemoryUnderKvm)
     EXPECT_EQ(guest.refused(), "");
 }
 
+// As QEMU saves them under KVM, whatever the CPU's width.
+TEST(CpuAdmitted, RangeMasksOfKvm)
+{
+    Guest guest;
+    guest.change("cpu", setRow("env.mtrr_var", 0, "mask", 0xfffffc0000800));
+    EXPECT_THAT(guest.refused(),
+                HasSubstr("env.mtrr_var[0].mask: 0xfffffc0000800 has bits"));
+    guest.env.accelerator = Accelerator::Kvm;
+    EXPECT_EQ(guest.refused(), "");
+}
+
+// SeaBIOS's clock stays where SeaBIOS put it.
+TEST(CpuAdmitted, ClockInTheFirmwaresShadow)
+{
+    Guest guest;
+    guest.env.accelerator = Accelerator::Kvm;
+    guest.change("cpu", set("env.system_time_msr", 0xf5001));
+    EXPECT_EQ(guest.refused(), "");
+    guest.change("cpu", set("env.system_time_msr", 0xa0001));
+    EXPECT_THAT(guest.refused(), HasSubstr("does not point into RAM"));
+}
+
 TEST(CpuRewritten, CountOfSystemManagementInterruptsIsDropped)
 {
     Guest guest;

@@ -165,6 +165,32 @@ TEST(Admit, AReferenceThatIsNoneIsAnError)
                                                   "cannot be read"));
 }
 
+TEST(CpuContract, FollowsTheModel)
+{
+    const auto of = [](const char* name) {
+        return CpuContract::forModel(name, Accelerator::Tcg);
+    };
+    constexpr std::uint64_t osxsave = 1U << 18;
+    for (const char* name :
+         {"Nehalem", "Nehalem-v1", "Westmere-IBRS", "qemu64"})
+    {
+        EXPECT_EQ(of(name).xcr0, 1U) << name;
+        EXPECT_EQ(of(name).cr4 & osxsave, 0U) << name;
+        EXPECT_FALSE(of(name).x2apic) << name;
+    }
+    for (const char* name : {"Haswell-noTSX-IBRS", "EPYC-Rome-v4", "EPYC"})
+    {
+        EXPECT_EQ(of(name).xcr0, 7U) << name;
+        EXPECT_EQ(of(name).cr4 & osxsave, osxsave) << name;
+    }
+    EXPECT_EQ(of("Skylake-Server-v5").xcr0, 0x2e7U);
+    EXPECT_TRUE(CpuContract::forModel("Nehalem", Accelerator::Kvm).x2apic);
+    for (const char* name : {"host", "max", "", "Nehalem2"})
+    {
+        EXPECT_THROW(of(name), Error) << name;
+    }
+}
+
 TEST(Environment, FollowsTheMemoryMap)
 {
     constexpr std::uint64_t gib = 1ULL << 30;

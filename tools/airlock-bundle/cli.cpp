@@ -34,7 +34,7 @@ struct Options
     std::string output;      ///< empty: none
     std::string memory;      ///< verify: file with the guest's RAM
     std::string accelerator; ///< empty: the bundle's, or "tcg"
-    std::string cpu = "basic";
+    std::string cpu;         ///< model; empty: the bundle's, or "Nehalem"
 };
 
 /** What a command wants to say and its exit code. */
@@ -120,6 +120,15 @@ std::string acceleratorOf(const StateFile& candidate, const Options& options)
     return options.accelerator;
 }
 
+std::string modelOf(const StateFile& candidate, const Options& options)
+{
+    if (options.cpu.empty() && candidate.bundle)
+    {
+        return candidate.bundle->manifest().guest.cpuModel;
+    }
+    return options.cpu.empty() ? "Nehalem" : options.cpu;
+}
+
 /** What the hand-over makes sure of while it copies the memory. */
 void checkBundle(const Bundle& bundle, const StateFile& reference)
 {
@@ -143,8 +152,8 @@ Environment environmentFor(const StateFile& candidate,
     environment.accelerator = acceleratorOf(candidate, options) == "kvm"
                                   ? Accelerator::Kvm
                                   : Accelerator::Tcg;
-    environment.cpu =
-        options.cpu == "wide" ? CpuContract::wide() : CpuContract::basic();
+    environment.cpu = CpuContract::forModel(modelOf(candidate, options),
+                                            environment.accelerator);
     GuestMemory guest(memory.fd(), environment.ramLow, environment.ramHigh);
     environment.read = [guest](std::uint64_t address,
                                std::span<std::uint8_t> out) {
@@ -209,9 +218,8 @@ void addVerify(CLI::App& app, Options& options, Command& chosen)
     sub->add_option("--accel", options.accelerator,
                     "Accelerator of the guest (default: the bundle's, or tcg)")
         ->check(CLI::IsMember({"tcg", "kvm"}));
-    sub->add_option("--cpu", options.cpu, "What its CPU model has")
-        ->check(CLI::IsMember({"basic", "wide"}))
-        ->capture_default_str();
+    sub->add_option("--cpu", options.cpu,
+                    "Its CPU model (default: the bundle's, or Nehalem)");
     sub->add_option("-o,--output", options.output,
                     "Write the admitted stream here");
 }
