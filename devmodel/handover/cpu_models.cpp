@@ -27,10 +27,13 @@ struct Model
     Vectors vectors;
 };
 
-constexpr std::array<Model, 32> models{{
+constexpr std::array<Model, 35> models{{
     {"qemu64", Vectors::Sse},
     {"kvm64", Vectors::Sse},
     {"phenom", Vectors::Sse},
+    {"pentium3", Vectors::Sse},
+    {"coreduo", Vectors::Sse},
+    {"n270", Vectors::Sse},
     {"core2duo", Vectors::Sse},
     {"Conroe", Vectors::Sse},
     {"Penryn", Vectors::Sse},
