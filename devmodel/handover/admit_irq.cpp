@@ -60,11 +60,18 @@ void apicRegisters(const Subject& subject)
     {
         subject.onlyBits("icr[1]", subject.state.numbers("icr")[1], 0xff000000);
     }
-    // Vectors 0 to 15 are exceptions; an APIC takes no interrupt with them.
-    for (std::string_view field : {"isr", "tmr", "irr"})
+}
+
+/** Vectors 0 to 15 are exceptions; no CPU takes an interrupt with them. A
+ * message with such a vector stays requested for ever in an emulated APIC,
+ * which real ones do not record at all (SDM vol. 3, 11.5.2): forgotten. */
+void apicIllegalVectors(Subject& subject)
+{
+    constexpr std::uint64_t legal = 0xffff0000;
+    subject.onlyBits(element("isr", 0), subject.state.numbers("isr")[0], legal);
+    for (std::string_view field : {"tmr", "irr"})
     {
-        subject.onlyBits(element(field, 0), subject.state.numbers(field)[0],
-                         0xffff0000);
+        subject.state.numbers(field)[0] &= legal;
     }
 }
 
@@ -262,12 +269,13 @@ void ioapic(Subject& subject)
 void apics(Subjects& subjects)
 {
     const std::int64_t now = virtualClock(subjects);
-    for (const Subject& subject : subjects)
+    for (Subject& subject : subjects)
     {
         if (&subject.state.schema() == &tables::apic)
         {
             apicIdentity(subject);
             apicRegisters(subject);
+            apicIllegalVectors(subject);
             apicLocalVectors(subject);
             apicTimer(subject, now);
             apicStartup(subject);
