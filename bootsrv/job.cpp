@@ -354,11 +354,16 @@ JobStatus JobStatus::parse(const JsonField& field)
 
 Json Health::toJson() const
 {
-    return {{"version", version},
-            {"mode", mode},
-            {"boots", {{"running", bootsRunning}, {"max", bootsMax}}},
-            {"jobs", {{"held", jobs}, {"max", jobsMax}}},
-            {"bytes", {{"held", bytes}, {"max", bytesMax}}}};
+    Json out = {{"version", version},
+                {"mode", mode},
+                {"boots", {{"running", bootsRunning}, {"max", bootsMax}}},
+                {"jobs", {{"held", jobs}, {"max", jobsMax}}},
+                {"bytes", {{"held", bytes}, {"max", bytesMax}}}};
+    if (qemu)
+    {
+        out["qemu"] = qemu->toJson();
+    }
+    return out;
 }
 
 Health Health::parse(const JsonField& field)
@@ -372,6 +377,10 @@ Health Health::parse(const JsonField& field)
     out.jobsMax = field.at("jobs").at("max").u64();
     out.bytes = field.at("bytes").at("held").u64();
     out.bytesMax = field.at("bytes").at("max").u64();
+    if (auto qemu = field.find("qemu"))
+    {
+        out.qemu = QemuFacts::parse(*qemu);
+    }
     return out;
 }
 

@@ -296,7 +296,7 @@ void JobStore::fail(Job& job, const JobError& error)
     removeTree(job.directory / "out");
     log::warning("A job has failed", {{"JOB", job.status.id},
                                       {"VM_UUID", job.request.job.vm},
-                                      {"GUEST", job.request.guest.name},
+                                      {"DOMAIN", job.request.guest.name},
                                       {"CODE", error.code},
                                       {"REASON", error.message}});
 }
@@ -770,6 +770,24 @@ Health JobStore::health() const
         out.bytes += isOver(state) ? 0 : job->request.bytes();
     }
     return out;
+}
+
+std::map<JobState, std::size_t> JobStore::countByState() const
+{
+    std::lock_guard lock(mutex_);
+    std::map<JobState, std::size_t> out;
+    for (const auto& [id, job] : jobs_)
+    {
+        out[job->status.state]++;
+    }
+    return out;
+}
+
+void JobStore::tryWrite() const
+{
+    fs::path file = directory_ / "write-check";
+    writeFileAtomic(file, std::string_view("can be written\n"), 0600);
+    fs::remove(file);
 }
 
 } // namespace airlock::boot

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -146,7 +147,11 @@ class JobStore
     /** Ends what was kept too long. */
     void expire();
 
-    Health health() const; ///< all but the boots' limit
+    Health health() const; ///< all but the boots' limit and QEMU
+    std::map<JobState, std::size_t> countByState() const;
+    /** Writes to the disk and leaves nothing: throws Error when a job could
+     * not be noted either. */
+    void tryWrite() const;
     const Quota& quota() const { return quota_; }
 
   private:

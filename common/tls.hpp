@@ -60,9 +60,18 @@ class Context
      * missing, no PEM, a key of another certificate, expired. */
     Context(const Identity& identity, Side side);
 
+    /** For servers that are not ours, such as those of webhooks: TLS 1.2 or
+     * newer, no certificate of our own; theirs has to come from one of
+     * `authorities` (PEM; empty: those that the system trusts). */
+    static Context forWeb(const std::filesystem::path& authorities = {});
+
     ssl_ctx_st* native() const { return context_.get(); }
 
   private:
+    explicit Context(std::unique_ptr<ssl_ctx_st, Free> context)
+        : context_(std::move(context))
+    {}
+
     std::unique_ptr<ssl_ctx_st, Free> context_;
 };
 
@@ -94,6 +103,11 @@ class Stream
     static Stream connect(const Context& context, UniqueFd socket,
                           const std::string& host, std::string_view role,
                           const Deadline& deadline);
+
+    /** The same without a role, for servers that are not ours; peer() is then
+     * empty. */
+    static Stream connectWeb(const Context& context, UniqueFd socket,
+                             const std::string& host, const Deadline& deadline);
 
     /** Sends all of it. */
     void send(ByteView data, const Deadline& deadline);

@@ -189,6 +189,7 @@ Cycle::Next Cycle::begin()
     {
         change.closeJob = JobEnd{record_.jobId, "abandoned", seconds_};
         change.jobId = "";
+        context_.servers.ended(record_.bootServer);
     }
     enter(State::trapped, change);
     return Next::goOn;
@@ -544,9 +545,11 @@ Cycle::Next Cycle::fail(const std::string& why)
         context_.alert({record_.uuid, record_.name, "held", why});
         return Next::done;
     }
-    bool again = record_.attempts < context_.settings.attempts;
     Change change;
     change.reason = why;
+    // Without a job no boot server was to be had: that counts as well.
+    change.attempts = record_.attempts + (record_.jobId.empty() ? 1 : 0);
+    bool again = *change.attempts < context_.settings.attempts;
     if (!record_.jobId.empty())
     {
         change.closeJob = JobEnd{record_.jobId, "failed: " + why, seconds_};

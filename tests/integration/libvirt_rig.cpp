@@ -18,7 +18,6 @@ namespace
 
 constexpr Milliseconds startTime = std::chrono::seconds(30);
 constexpr Milliseconds waitStep{200};
-constexpr unsigned bootPort = 17420;
 constexpr const char* uuid = "3b9b1f0e-4f3e-4b51-9a4a-3b7a4a0c9d11";
 
 /** Bind mounts over what libvirt has compiled in, seen by this libvirtd only.
@@ -178,8 +177,9 @@ std::string PrivateLibvirt::virsh(const std::vector<std::string>& arguments,
     return output.out;
 }
 
-HostRig::HostRig(const GuestCase& guest)
-    : directory_("airlock-host"), libvirt_(directory_.path() / "libvirt")
+HostRig::HostRig(const GuestCase& guest, const HostCase& host)
+    : host_(host), directory_("airlock-host"),
+      libvirt_(directory_.path() / "libvirt"), bootd_(host.servers.size())
 {
     std::filesystem::path image = vm::defaultBuildDirectory() / "images" /
                                   ("debian12-" + guest.kernel + ".raw");
@@ -192,10 +192,14 @@ HostRig::HostRig(const GuestCase& guest)
                     "it)");
     }
     writeCertificates();
-    writeConfigurations();
+    writeHostConfiguration();
     writeFileAtomic(path() / "demo.xml", domainXml(guest));
     libvirt_.virsh({"define", (path() / "demo.xml").string()});
-    startBootd();
+    for (std::size_t server = 0; server < host_.servers.size(); server++)
+    {
+        writeBootConfiguration(server);
+        startBootd(server);
+    }
     startHostd();
 }
 
@@ -215,10 +219,9 @@ void HostRig::writeCertificates()
     }
 }
 
-void HostRig::writeConfigurations()
+void HostRig::writeHostConfiguration()
 {
-    writeFileAtomic(path() / "hostd.toml",
-                    fmt::format(R"(libvirt = "{0}"
+    std::string text = fmt::format(R"(libvirt = "{0}"
 state = "{1}/hostd"
 socket = "{1}/hostd.sock"
 
@@ -228,20 +231,46 @@ key = "{1}/airlock-hostd.key"
 authorities = "{1}/ca.crt"
 
 [reboot]
-booted = "shell"
-
-[[server]]
-name = "boot1"
-host = "127.0.0.1"
-port = {2}
+{2}
+{3}
 )",
-                                libvirt_.uri(), path().string(), bootPort));
+                                   libvirt_.uri(), path().string(),
+                                   host_.reboot, host_.tables);
+    for (std::size_t i = 0; i < host_.servers.size(); i++)
+    {
+        text += fmt::format(R"(
+[[server]]
+name = "{}"
+host = "127.0.0.1"
+port = {}
+weight = {}
+)",
+                            host_.servers[i].name, host_.firstPort + i,
+                            host_.servers[i].weight);
+    }
+    writeFileAtomic(path() / "hostd.toml", text);
+}
+
+/** "bootd.log" of the first one, "bootd-1.log" of the next. */
+std::string HostRig::bootName(std::size_t server, const char* end) const
+{
+    return fmt::format("{}/bootd{}{}", path().string(),
+                       server == 0 ? "" : fmt::format("-{}", server), end);
+}
+
+void HostRig::writeBootConfiguration(std::size_t server)
+{
     std::filesystem::path builds =
         std::filesystem::absolute(vm::defaultBuildDirectory());
-    writeFileAtomic(path() / "bootd.toml",
+    std::string qemu = host_.servers[server].qemu;
+    if (qemu.empty())
+    {
+        qemu = builds / "qemu/boot/qemu-system-x86_64";
+    }
+    writeFileAtomic(bootName(server, ".toml"),
                     fmt::format(R"(listen = "127.0.0.1"
 port = {2}
-state-directory = "{1}/bootd"
+state-directory = "{3}"
 
 [tls]
 certificate = "{1}/airlock-bootd.crt"
@@ -249,10 +278,12 @@ key = "{1}/airlock-bootd.key"
 authorities = "{1}/ca.crt"
 
 [boot]
-qemu = "{0}/qemu/boot/qemu-system-x86_64"
+qemu = "{4}"
 bootrun = "{0}/cpp/bootsrv/airlock-bootrun"
 )",
-                                builds.string(), path().string(), bootPort));
+                                builds.string(), path().string(),
+                                host_.firstPort + server, bootName(server, ""),
+                                qemu));
 }
 
 std::string HostRig::domainXml(const GuestCase& guest) const
@@ -318,11 +349,12 @@ void HostRig::startHostd()
                                path() / "hostd.log"));
 }
 
-void HostRig::startBootd()
+void HostRig::startBootd(std::size_t server)
 {
-    bootd_.emplace(spawnLogged({programOf("bootsrv/airlock-bootd"), "--config",
-                                (path() / "bootd.toml").string()},
-                               path() / "bootd.log"));
+    bootd_.at(server).emplace(
+        spawnLogged({programOf("bootsrv/airlock-bootd"), "--config",
+                     bootName(server, ".toml")},
+                    bootName(server, ".log")));
 }
 
 std::string HostRig::domainState() const

@@ -39,21 +39,38 @@ class PrivateLibvirt
     std::optional<Process> process_;
 };
 
-/** One production host and one boot server on this machine: libvirt, both
+/** A boot server of a rig. */
+struct BootServerCase
+{
+    std::string name = "boot1";
+    unsigned weight = 1;
+    std::string qemu; ///< empty: the one that was built
+};
+
+/** How the daemons of a rig are configured. */
+struct HostCase
+{
+    std::vector<BootServerCase> servers = {{}};
+    unsigned firstPort = 17420; ///< of the boot servers, one after the other
+    std::string reboot = "booted = \"shell\"\n"; ///< TOML, in [reboot]
+    std::string tables;                           ///< TOML, more tables
+};
+
+/** One production host and its boot servers on this machine: libvirt, both
  * daemons, certificates, and a guest that is a domain. */
 class HostRig
 {
   public:
-    explicit HostRig(const GuestCase& guest);
+    explicit HostRig(const GuestCase& guest, const HostCase& host = {});
     ~HostRig();
 
     PrivateLibvirt& libvirt() { return libvirt_; }
     const std::string& domain() const { return name_; }
 
     void startHostd();
-    void startBootd();
+    void startBootd(std::size_t server = 0);
     Process& hostd() { return *hostd_; }
-    Process& bootd() { return *bootd_; }
+    Process& bootd(std::size_t server = 0) { return *bootd_.at(server); }
 
     /** Waits until virsh says "running" and the guest answers on its console;
      * then a shell of root is there. Error with the daemons' last words. */
@@ -74,13 +91,16 @@ class HostRig
 
   private:
     void writeCertificates();
-    void writeConfigurations();
+    void writeHostConfiguration();
+    void writeBootConfiguration(std::size_t server);
+    std::string bootName(std::size_t server, const char* end) const;
     std::string domainXml(const GuestCase& guest) const;
 
+    HostCase host_;
     TempDirectory directory_;
     PrivateLibvirt libvirt_;
     std::string name_ = "demo";
-    std::optional<Process> bootd_;
+    std::vector<std::optional<Process>> bootd_;
     std::optional<Process> hostd_;
     std::optional<Console> console_;
 };

@@ -99,6 +99,19 @@ class CtlAgent : public Ctl
             [this](const std::stop_token& stop) { server->run(stop); });
     }
 
+    /** The time that begins the third line, as '#'. */
+    static std::string withoutTime(std::string table)
+    {
+        std::size_t line = table.find('\n', table.find('\n') + 1) + 1;
+        for (std::size_t i = line; i < line + 19 && i < table.size(); i++)
+        {
+            table[i] = std::isdigit(static_cast<unsigned char>(table[i])) != 0
+                           ? '#'
+                           : table[i];
+        }
+        return table;
+    }
+
     host::Store store{directory.path() / "host.db"};
     std::optional<host::control::Server> server;
     std::jthread thread;
@@ -111,7 +124,9 @@ TEST_F(Ctl, WrongUsageEndsWithTwo)
     EXPECT_EQ(command({"adopt"}).code, kFailed);
     EXPECT_EQ(command({"adopt", "x", "--file", "y"}).code, kFailed);
     EXPECT_EQ(command({"adopt", "--file", "y", "--apply"}).code, kFailed);
-    EXPECT_EQ(command({"jobs", "--last", "soon"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "--since", "soon"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "--since", "2026-13-01"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "anna", "--domain", "bert"}).code, kFailed);
     EXPECT_EQ(command({"pki", "issue", "king", "x"}).code, kFailed);
     EXPECT_EQ(command({"--help"}).code, kOk);
     EXPECT_THAT(command({"--version"}).out, StartsWith("0."));
@@ -271,8 +286,39 @@ TEST_F(CtlAgent, JobsAreFiltered)
 {
     EXPECT_THAT(command({"jobs", "anna"}).out, HasSubstr("green"));
     EXPECT_EQ(command({"jobs", "--tenant", "blue"}).out, "no jobs\n");
-    EXPECT_THAT(command({"jobs", "--open", "--last", "1h", "-n", "1"}).out,
+    EXPECT_THAT(command({"jobs", "--open", "--since", "1h", "-n", "1"}).out,
                 HasSubstr("j1"));
+    EXPECT_THAT(command({"jobs", "--domain", anna}).out, HasSubstr("j1"));
+    EXPECT_EQ(command({"jobs", "--result", "done"}).out, "no jobs\n");
+    EXPECT_EQ(command({"jobs", "--server", "boot2"}).out, "no jobs\n");
+    EXPECT_EQ(command({"jobs", "--since", "2200-01-01"}).out, "no jobs\n");
+    for (const char* since : {"2020-02-29", "2020-01-01T16:30",
+                              "2020-01-01T16:30:59", "2020-01-01 16:30"})
+    {
+        EXPECT_THAT(command({"jobs", "--since", since}).out, HasSubstr("j1"))
+            << since;
+    }
+}
+
+TEST_F(CtlAgent, JobsAreATableThatStaysTheSame)
+{
+    host::Change change;
+    change.closeJob = host::JobEnd{"j1", "failed: the guest did not come up",
+                                   {{"exporting", 1.25}, {"booting", 60}}};
+    change.jobId = "";
+    store.transition(anna, host::State::trapped, host::State::retrying, change);
+    std::string table = withoutTime(command({"jobs"}).out);
+    EXPECT_EQ(table,
+              "started (UTC)        vm    tenant  boot server  seconds  "
+              "result                             job\n"
+              "-------------------  ----  ------  -----------  -------  "
+              "---------------------------------  ---\n"
+              "####-##-## ##:##:##  anna  green   boot1           61.2  "
+              "failed: the guest did not come up  j1\n");
+    Json json = command({"jobs", "--json"}).json();
+    EXPECT_EQ(json["truncated"], false);
+    EXPECT_EQ(json["jobs"][0]["result"], "failed: the guest did not come up");
+    EXPECT_EQ(json["jobs"][0]["seconds"]["booting"], 60);
 }
 
 TEST_F(CtlAgent, RetriesWhatIsHeld)

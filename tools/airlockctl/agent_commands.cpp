@@ -151,15 +151,20 @@ Result jobsCommand(Client& agent, const JobsArguments& arguments)
     add("tenant", arguments.tenant);
     add("server", arguments.server);
     add("result", arguments.result);
-    if (arguments.last)
+    if (arguments.since)
     {
-        auto now = std::chrono::floor<std::chrono::seconds>(
-            std::chrono::system_clock::now().time_since_epoch());
         parameters["since"] =
-            std::max<std::int64_t>((now - *arguments.last).count(), 0);
+            std::max<std::int64_t>(arguments.since->count(), 0);
     }
     Json reply = agent.call("jobs", parameters);
-    return {kOk, reply, jobsText(JsonField(reply, "jobs").at("jobs"))};
+    JsonField field(reply, "jobs");
+    std::string text = jobsText(field.at("jobs"));
+    if (auto truncated = field.find("truncated");
+        truncated && truncated->boolean())
+    {
+        text += "there are more; narrow the search\n";
+    }
+    return {kOk, reply, text};
 }
 
 std::string eventLine(const Json& event)

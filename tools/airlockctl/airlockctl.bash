@@ -31,6 +31,22 @@ _airlockctl_complete() {
         return
         ;;
     esac
+    case $command:$previous in
+    jobs:--domain)
+        mapfile -t COMPREPLY < <(compgen -W \
+            "$(airlockctl list --names 2>/dev/null)" -- "$current")
+        return
+        ;;
+    jobs:--result)
+        mapfile -t COMPREPLY < <(compgen -W "done failed abandoned" \
+            -- "$current")
+        return
+        ;;
+    jobs:--since)
+        mapfile -t COMPREPLY < <(compgen -W "15m 12h 7d" -- "$current")
+        return
+        ;;
+    esac
     local choices
     case $command:$sub in
     :)
@@ -45,7 +61,8 @@ _airlockctl_complete() {
         choices="--json $(airlockctl list --names 2>/dev/null)"
         ;;
     jobs:)
-        choices="--tenant --server --result --open --last --limit --json
+        choices="--domain --tenant --server --result --open --since --limit
+            --json
             $(airlockctl list --names 2>/dev/null)"
         ;;
     list:) choices="--names --json" ;;
