@@ -39,9 +39,8 @@ BootMetrics::BootMetrics(JobStore& store, unsigned parallelBoots,
 void BootMetrics::update()
 {
     auto counts = store_.countByState();
-    for (JobState state :
-         {JobState::receiving, JobState::queued, JobState::booting,
-          JobState::done, JobState::failed})
+    for (JobState state : {JobState::receiving, JobState::queued,
+                           JobState::booting, JobState::done, JobState::failed})
     {
         jobs_.set({{"state", toText(state)}},
                   static_cast<double>(counts[state]));

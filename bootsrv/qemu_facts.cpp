@@ -82,11 +82,11 @@ std::set<std::string> parseWords(const JsonField& field)
 }
 
 /** A structure at some place of a file. */
-template <typename T> T readAt(int fd, std::uint64_t offset)
+template <typename T>
+T readAt(int fd, std::uint64_t offset)
 {
     T out = {};
-    readExactAt(fd,
-                {reinterpret_cast<std::uint8_t*>(&out), sizeof(out)}, // POD
+    readExactAt(fd, {reinterpret_cast<std::uint8_t*>(&out), sizeof(out)}, // POD
                 offset);
     return out;
 }

@@ -78,16 +78,15 @@ std::string line(const std::string& name, const std::string& labels,
                  double value)
 {
     return fmt::format("{}{} {}\n", name,
-                       labels.empty() ? "" : "{" + labels + "}",
-                       number(value));
+                       labels.empty() ? "" : "{" + labels + "}", number(value));
 }
 
 } // namespace
 
 const std::vector<double>& stageBuckets()
 {
-    static const std::vector<double> bounds = {
-        0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600};
+    static const std::vector<double> bounds = {0.1, 0.25, 0.5, 1,   2.5, 5,  10,
+                                               20,  30,   60,  120, 300, 600};
     return bounds;
 }
 
@@ -144,9 +143,8 @@ class Family
     std::string text() const
     {
         std::lock_guard lock(mutex_);
-        std::string out =
-            fmt::format("# HELP {} {}\n# TYPE {} {}\n", name_,
-                        escaped(help_, false), name_, type_);
+        std::string out = fmt::format("# HELP {} {}\n# TYPE {} {}\n", name_,
+                                      escaped(help_, false), name_, type_);
         for (const auto& [labels, series] : series_)
         {
             out += bounds_.empty() ? line(name_, labels, series.value)
@@ -183,7 +181,8 @@ class Family
         for (std::size_t i = 0; i < series.counts.size(); i++)
         {
             sum += static_cast<double>(series.counts[i]);
-            std::string bound = i < bounds_.size() ? number(bounds_[i]) : "+Inf";
+            std::string bound =
+                i < bounds_.size() ? number(bounds_[i]) : "+Inf";
             out += line(name_ + "_bucket",
                         fmt::format("{}le=\"{}\"", before, bound), sum);
         }
@@ -225,9 +224,9 @@ Registry::~Registry() = default;
 Family& Registry::add(const std::string& name, const std::string& help,
                       std::string_view type, std::vector<double> bounds)
 {
-    bool used = std::any_of(
-        families_.begin(), families_.end(),
-        [&](const auto& family) { return family->name() == name; });
+    bool used =
+        std::any_of(families_.begin(), families_.end(),
+                    [&](const auto& family) { return family->name() == name; });
     if (used || !isName(name))
     {
         throw Error("no metric can have the name " + name);

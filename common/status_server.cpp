@@ -154,8 +154,8 @@ class StatusServer::Impl
         {
             throwErrno("cannot create an eventfd");
         }
-        thread_ = std::jthread(
-            [this](const std::stop_token& stop) { run(stop); });
+        thread_ =
+            std::jthread([this](const std::stop_token& stop) { run(stop); });
     }
 
     ~Impl()
@@ -185,8 +185,7 @@ class StatusServer::Impl
     {
         bool full = connections_.size() >= limits_.connections;
         std::vector<pollfd> entries = {
-            {wake_.get(), POLLIN, 0},
-            {full ? -1 : listener_.get(), POLLIN, 0}};
+            {wake_.get(), POLLIN, 0}, {full ? -1 : listener_.get(), POLLIN, 0}};
         int timeout = -1;
         for (const Connection& connection : connections_)
         {

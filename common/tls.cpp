@@ -233,10 +233,10 @@ Context Context::forWeb(const std::filesystem::path& authorities)
     {
         throw Error("cannot set up TLS: " + lastErrors());
     }
-    bool loaded = authorities.empty()
-                      ? SSL_CTX_set_default_verify_paths(context.get()) == 1
-                      : SSL_CTX_load_verify_file(context.get(),
-                                                 authorities.c_str()) == 1;
+    bool loaded =
+        authorities.empty()
+            ? SSL_CTX_set_default_verify_paths(context.get()) == 1
+            : SSL_CTX_load_verify_file(context.get(), authorities.c_str()) == 1;
     if (!loaded)
     {
         refuseFile("the list of authorities", authorities);

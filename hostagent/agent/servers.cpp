@@ -12,9 +12,8 @@ namespace
 
 /** Health is asked while a guest waits, or others do: a server that is cut off
  * may not cost more. */
-constexpr http::ClientLimits quick = {std::chrono::seconds(5),
-                                      std::chrono::seconds(5),
-                                      std::chrono::seconds(5)};
+constexpr http::ClientLimits quick = {
+    std::chrono::seconds(5), std::chrono::seconds(5), std::chrono::seconds(5)};
 
 /** What the domain says of a server, else what the pool says. */
 unsigned weightFor(const ServerSettings& server, const DomainSettings& domain)

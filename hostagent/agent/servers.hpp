@@ -25,7 +25,7 @@ struct ServerSettings
 struct ServerState
 {
     bool up = false;
-    std::string why; ///< it is not up
+    std::string why;                     ///< it is not up
     std::uint64_t jobs = 0, jobsMax = 0; ///< of all hosts
 };
 

@@ -89,12 +89,9 @@ void Alerts::raise(const Alert& alert)
 
 Json Alerts::toJson(const Alert& alert, const std::string& time)
 {
-    return {{"time", time},
-            {"host", hostName()},
-            {"what", alert.what},
-            {"reason", alert.why},
-            {"domain", alert.name},
-            {"uuid", alert.uuid}};
+    return {{"time", time},         {"host", hostName()},
+            {"what", alert.what},   {"reason", alert.why},
+            {"domain", alert.name}, {"uuid", alert.uuid}};
 }
 
 void Alerts::work(const std::stop_token& stop)

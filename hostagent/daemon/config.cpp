@@ -109,8 +109,8 @@ Table subtable(Table& parent, const char* key)
         throw Error(fmt::format("line {}: {} has to be a table",
                                 node->source().begin.line, key));
     }
-    return {node == nullptr ? empty : *node->as_table(),
-            std::string(key) + ".", parent.keys()};
+    return {node == nullptr ? empty : *node->as_table(), std::string(key) + ".",
+            parent.keys()};
 }
 
 void readReboot(Table table, RebootSettings& out)

@@ -92,10 +92,10 @@ class Housekeeping
         std::condition_variable_any never;
         while (!stop.stop_requested())
         {
-            servers_.look([this](const std::string& name,
-                                 const ServerState& state) {
-                serverChanged(name, state);
-            });
+            servers_.look(
+                [this](const std::string& name, const ServerState& state) {
+                    serverChanged(name, state);
+                });
             prune();
             std::unique_lock lock(mutex);
             never.wait_for(lock, stop, lookEvery, [] { return false; });

@@ -85,9 +85,9 @@ void HostMetrics::update()
     {
         for (State state : allStates)
         {
-            state_.set({{"domain", vm.name},
-                        {"state", std::string(toString(state))}},
-                       vm.state == state ? 1 : 0);
+            state_.set(
+                {{"domain", vm.name}, {"state", std::string(toString(state))}},
+                vm.state == state ? 1 : 0);
         }
         since_.set(
             {{"domain", vm.name}},
@@ -128,19 +128,21 @@ void HostMetrics::changed(const VmRecord& now)
             {{"stage", std::string(toString(before.state))}},
             std::chrono::duration<double>(now.since - before.since).count());
     }
+    std::string word;
     if (!before.jobId.empty() && before.jobId != now.jobId)
     {
-        observeSteps(before.jobId);
+        word = observeJob(before.jobId);
     }
-    ended(before, now);
+    ended(before, now, word);
 }
 
-void HostMetrics::ended(const VmRecord& before, const VmRecord& now)
+void HostMetrics::ended(const VmRecord& before, const VmRecord& now,
+                        const std::string& job)
 {
     const char* result = nullptr;
     if (now.state == State::running && isStage(before.state))
     {
-        result = before.state == State::applying ? "done" : "abandoned";
+        result = job == "done" ? "done" : "abandoned";
     }
     else if (now.state == State::held && before.state != State::held)
     {
@@ -156,13 +158,13 @@ void HostMetrics::ended(const VmRecord& before, const VmRecord& now)
     }
 }
 
-void HostMetrics::observeSteps(const std::string& id)
+std::string HostMetrics::observeJob(const std::string& id)
 try
 {
     std::optional<JobRecord> job = store_.job(id);
     if (!job || !job->ended)
     {
-        return;
+        return {};
     }
     std::string word = job->result.substr(0, job->result.find_first_of(": "));
     jobs_.add({{"server", job->server}, {"result", word}});
@@ -178,10 +180,12 @@ try
                         {"step", ours ? step.substr(handOver.size()) : step}},
                        seconds);
     }
+    return word;
 }
 catch (const Error&)
 {
     // A figure less; whoever changes a state next will see what is wrong.
+    return {};
 }
 
 void HostMetrics::alerted(const Alert& alert)

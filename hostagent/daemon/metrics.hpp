@@ -34,8 +34,10 @@ class HostMetrics
 
   private:
     void update();
-    void ended(const VmRecord& before, const VmRecord& now);
-    void observeSteps(const std::string& job);
+    /** `job`: the first word of the result of the job that ended, if any. */
+    void ended(const VmRecord& before, const VmRecord& now,
+               const std::string& job);
+    std::string observeJob(const std::string& id);
     StatusPage health();
 
     Store& store_;

@@ -400,8 +400,8 @@ class Store::Impl
     /** One that changes nothing but has to reach the disk. */
     void tryWrite()
     {
-        database_->exec(fmt::format("PRAGMA user_version = {}",
-                                    storeMigrations().size()));
+        database_->exec(
+            fmt::format("PRAGMA user_version = {}", storeMigrations().size()));
     }
 
   private:

@@ -53,7 +53,7 @@ struct HostCase
     std::vector<BootServerCase> servers = {{}};
     unsigned firstPort = 17420; ///< of the boot servers, one after the other
     std::string reboot = "booted = \"shell\"\n"; ///< TOML, in [reboot]
-    std::string tables;                           ///< TOML, more tables
+    std::string tables;                          ///< TOML, more tables
 };
 
 /** One production host and its boot servers on this machine: libvirt, both

@@ -203,10 +203,10 @@ class Pool : public ::testing::Test
                         {"boot2", 1, ""}};
         host.reboot = "booted = \"shell\"\nlimit = 240\nserver-time = 5\n"
                       "upload-time = 5\nretry-delay = 1\nattempts = 2\n";
-        host.tables = fmt::format(
-            "[alert]\nwebhook = \"{}\"\ncommand = \"{}/command\"\n"
-            "[metrics]\nlisten = \"{}\"\n",
-            webhook.url(), directory.path().string(), status());
+        host.tables =
+            fmt::format("[alert]\nwebhook = \"{}\"\ncommand = \"{}/command\"\n"
+                        "[metrics]\nlisten = \"{}\"\n",
+                        webhook.url(), directory.path().string(), status());
         rig.emplace(GuestCase{"cloud", 2, 1ULL << 30, true}, host);
         events.emplace(rig->path() / "hostd.sock");
         waitServersUp();
@@ -332,10 +332,9 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
     rig->waitAlive(bootTime);
     EXPECT_THAT(jobs(), ElementsAre("boot2 done", "boot1 failed"));
     EXPECT_THAT(vmEvents(),
-                ElementsAre("trapped", "exporting boot1", "booting",
-                            "retrying", "alert retrying", "exporting boot2",
-                            "booting", "returning", "admitting", "applying",
-                            "running"))
+                ElementsAre("trapped", "exporting boot1", "booting", "retrying",
+                            "alert retrying", "exporting boot2", "booting",
+                            "returning", "admitting", "applying", "running"))
         << rig->logs();
     expectAlerts({"retrying"});
     EXPECT_THAT(rig->logs(), HasSubstr(alertId));
@@ -375,11 +374,11 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
     // One is repaired, and the operator says so.
     rig->startBootd(1);
     SpawnOptions retry;
-    retry.argv = {(vm::defaultBuildDirectory() / "cpp/tools/airlockctl" /
-                   "airlockctl")
-                      .string(),
-                  "--socket", (rig->path() / "hostd.sock").string(), "retry",
-                  rig->domain()};
+    retry.argv = {
+        (vm::defaultBuildDirectory() / "cpp/tools/airlockctl" / "airlockctl")
+            .string(),
+        "--socket", (rig->path() / "hostd.sock").string(), "retry",
+        rig->domain()};
     ProcessOutput said = runProgram(retry, 1min);
     EXPECT_TRUE(said.status.ok()) << said.err;
     rig->waitReborn(bootTime);

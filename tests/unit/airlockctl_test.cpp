@@ -1,4 +1,6 @@
 #include "common/file.hpp"
+#include "common/pki.hpp"
+#include "common/tls.hpp"
 #include "hostagent/control/server.hpp"
 #include "tools/airlockctl/certificate.hpp"
 #include "tools/airlockctl/cli.hpp"
@@ -249,14 +251,61 @@ TEST_F(Ctl, CheckSaysWhatIsWrong)
     {
         results[check["check"]] = check["ok"];
     }
-    std::map<std::string, bool> expected = {{"configuration", true},
-                                            {"certificate", false},
-                                            {"certificates together", true},
-                                            {"key", true},
-                                            {"boot server boot1", false},
-                                            {"host agent", false},
-                                            {"libvirt", true}};
+    std::map<std::string, bool> expected = {
+        {"configuration", true}, {"certificate", false},
+        {"authority", true},     {"certificates together", true},
+        {"key", true},           {"boot server boot1", false},
+        {"host agent", false},   {"libvirt", true}};
     EXPECT_EQ(results, expected);
+}
+
+/** Soon is a warning, over is a failure. */
+TEST_F(Ctl, CheckLooksAtTheTimeThatCertificatesHave)
+{
+    std::string site = path("site");
+    command({"pki", "init", "--dir", site});
+    writeFileAtomic(path("hostd.toml"),
+                    "[tls]\ncertificate = \"" + site +
+                        "/prod1.crt\"\nkey = \"" + site +
+                        "/prod1.key\"\nauthorities = \"" + site +
+                        "/ca.crt\"\n[[server]]\nname = \"boot1\"\n"
+                        "host = \"127.0.0.1\"\nport = 1\n");
+    auto certificate = [&] {
+        Outcome outcome = command({"check", "--config", path("hostd.toml"),
+                                   "--connect", "test:///default", "--json"});
+        Json report = outcome.json();
+        for (const Json& check : report["checks"])
+        {
+            if (check["check"] == "certificate")
+            {
+                return check;
+            }
+        }
+        return Json();
+    };
+    command({"pki", "issue", "--dir", site, "hostd", "prod1", "--days", "40"});
+    Json found = certificate();
+    EXPECT_EQ(found["ok"], true);
+    EXPECT_EQ(found["warning"], false);
+    auto replace = [&](const pki::Validity& validity) {
+        Bytes crt = readFile(site + "/ca.crt", 1U << 20);
+        Bytes key = readFile(site + "/ca.key", 1U << 20);
+        pki::Credential made =
+            pki::issue({std::string(crt.begin(), crt.end()),
+                        std::string(key.begin(), key.end())},
+                       {"prod1", tls::hostRole, {}}, validity);
+        writeFileAtomic(site + "/prod1.crt", made.certificate);
+        writeFileAtomic(site + "/prod1.key", made.key, 0600);
+    };
+    replace({std::chrono::hours(-1), std::chrono::hours(24 * 20)});
+    found = certificate();
+    EXPECT_EQ(found["ok"], true);
+    EXPECT_EQ(found["warning"], true);
+    EXPECT_THAT(found["detail"].get<std::string>(), HasSubstr("ends in 1"));
+    replace({std::chrono::hours(-48), std::chrono::hours(-30)});
+    found = certificate();
+    EXPECT_EQ(found["ok"], false);
+    EXPECT_THAT(found["detail"].get<std::string>(), HasSubstr("has expired"));
 }
 
 TEST_F(Ctl, WithoutAHostAgentItSaysSo)
@@ -303,18 +352,18 @@ TEST_F(CtlAgent, JobsAreFiltered)
 TEST_F(CtlAgent, JobsAreATableThatStaysTheSame)
 {
     host::Change change;
-    change.closeJob = host::JobEnd{"j1", "failed: the guest did not come up",
+    change.closeJob = host::JobEnd{"j1",
+                                   "failed: the guest did not come up",
                                    {{"exporting", 1.25}, {"booting", 60}}};
     change.jobId = "";
     store.transition(anna, host::State::trapped, host::State::retrying, change);
     std::string table = withoutTime(command({"jobs"}).out);
-    EXPECT_EQ(table,
-              "started (UTC)        vm    tenant  boot server  seconds  "
-              "result                             job\n"
-              "-------------------  ----  ------  -----------  -------  "
-              "---------------------------------  ---\n"
-              "####-##-## ##:##:##  anna  green   boot1           61.2  "
-              "failed: the guest did not come up  j1\n");
+    EXPECT_EQ(table, "started (UTC)        vm    tenant  boot server  seconds  "
+                     "result                             job\n"
+                     "-------------------  ----  ------  -----------  -------  "
+                     "---------------------------------  ---\n"
+                     "####-##-## ##:##:##  anna  green   boot1           61.2  "
+                     "failed: the guest did not come up  j1\n");
     Json json = command({"jobs", "--json"}).json();
     EXPECT_EQ(json["truncated"], false);
     EXPECT_EQ(json["jobs"][0]["result"], "failed: the guest did not come up");

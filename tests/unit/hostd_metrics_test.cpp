@@ -48,11 +48,10 @@ class HostdMetrics : public ::testing::Test
     {
         Change change;
         change.jobId = "";
-        change.closeJob = JobEnd{store.vm(anna)->jobId,
-                                 result,
-                                 {{"exporting", 2},
-                                  {"boot", 25},
-                                  {"hand-over: load", 0.05}}};
+        change.closeJob =
+            JobEnd{store.vm(anna)->jobId,
+                   result,
+                   {{"exporting", 2}, {"boot", 25}, {"hand-over: load", 0.05}}};
         return change;
     }
 
@@ -61,9 +60,8 @@ class HostdMetrics : public ::testing::Test
     std::int64_t seconds = 1000;
     bool connected = true;
     TempDirectory directory;
-    Store store{directory.path() / "state.db", [this] {
-                    return Timestamp(std::chrono::seconds(seconds));
-                }};
+    Store store{directory.path() / "state.db",
+                [this] { return Timestamp(std::chrono::seconds(seconds)); }};
     ServerPool pool{{{"boot1", {"h", 1, "r"}, 1}}, nullptr};
     std::optional<HostMetrics> metrics;
 };
@@ -81,9 +79,8 @@ TEST_F(HostdMetrics, AVmIsInOneState)
               HasSubstr("\nairlock_build_info{version=\"0."),
               HasSubstr("\nairlock_alerts_total{what=\"held\"} 0\n")));
     enter(State::held);
-    EXPECT_THAT(text(),
-                AllOf(HasSubstr("state=\"running\"} 0\n"),
-                      HasSubstr("state=\"held\"} 1\n")));
+    EXPECT_THAT(text(), AllOf(HasSubstr("state=\"running\"} 0\n"),
+                              HasSubstr("state=\"held\"} 1\n")));
     store.forgetVm(anna);
     EXPECT_THAT(text(), Not(HasSubstr("airlock_vm_state{")));
 }
@@ -145,6 +142,19 @@ TEST_F(HostdMetrics, FailuresAreCounted)
     again.generation = 7;
     enter(State::trapped, again);
     EXPECT_THAT(text(), HasSubstr("result=\"abandoned\"} 1\n"));
+}
+
+TEST_F(HostdMetrics, AGuestThatSomebodyElseResumedIsNoReboot)
+{
+    enter(State::trapped);
+    begin("j1");
+    enter(State::booting);
+    enter(State::running, end("abandoned"));
+    EXPECT_THAT(text(),
+                AllOf(HasSubstr("airlock_reboots_total{domain=\"an\\\"na\","
+                                "result=\"abandoned\"} 1\n"),
+                      Not(HasSubstr("airlock_reboots_total{domain=\"an\\\"na\","
+                                    "result=\"done\"}"))));
 }
 
 TEST_F(HostdMetrics, AServerThatWasNotAskedYetIsLeftOut)

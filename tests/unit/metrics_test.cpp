@@ -27,17 +27,16 @@ TEST(Metrics, AreWrittenAsPrometheusReadsThem)
     reboots.add({{"domain", "web1"}, {"result", "done"}}, 2);
     reboots.add({{"domain", "db1"}, {"result", "held"}});
     connected.set({}, 1);
-    EXPECT_EQ(
-        registry.text(),
-        "# HELP airlock_reboots_total Reboots.\n"
-        "# TYPE airlock_reboots_total counter\n"
-        "airlock_reboots_total{domain=\"db1\",result=\"held\"} 1\n"
-        "airlock_reboots_total{domain=\"web1\",result=\"done\"} 3\n"
-        "# HELP airlock_connected Connected.\n"
-        "# TYPE airlock_connected gauge\n"
-        "airlock_connected 1\n"
-        "# HELP airlock_nothing Has no series.\n"
-        "# TYPE airlock_nothing gauge\n");
+    EXPECT_EQ(registry.text(),
+              "# HELP airlock_reboots_total Reboots.\n"
+              "# TYPE airlock_reboots_total counter\n"
+              "airlock_reboots_total{domain=\"db1\",result=\"held\"} 1\n"
+              "airlock_reboots_total{domain=\"web1\",result=\"done\"} 3\n"
+              "# HELP airlock_connected Connected.\n"
+              "# TYPE airlock_connected gauge\n"
+              "airlock_connected 1\n"
+              "# HELP airlock_nothing Has no series.\n"
+              "# TYPE airlock_nothing gauge\n");
 }
 
 TEST(Metrics, TextsFromOutsideAreEscaped)
@@ -45,10 +44,9 @@ TEST(Metrics, TextsFromOutsideAreEscaped)
     Registry registry;
     Gauge gauge = registry.gauge("g", "Back\\slash and\nline \"quoted\".");
     gauge.set({{"domain", "a\"b\\c\nd"}}, 1);
-    EXPECT_EQ(registry.text(),
-              "# HELP g Back\\\\slash and\\nline \"quoted\".\n"
-              "# TYPE g gauge\n"
-              "g{domain=\"a\\\"b\\\\c\\nd\"} 1\n");
+    EXPECT_EQ(registry.text(), "# HELP g Back\\\\slash and\\nline \"quoted\".\n"
+                               "# TYPE g gauge\n"
+                               "g{domain=\"a\\\"b\\\\c\\nd\"} 1\n");
     // No label can end its line and begin a series of its own.
     gauge.clear();
     gauge.set({{"domain", "\"} 7\ng{domain=\"x"}}, 1);
@@ -120,8 +118,8 @@ TEST(Metrics, NamesAreCheckedAndUsedOnce)
 {
     Registry registry;
     registry.counter("airlock_x_total", "X.");
-    for (const char* name : {"airlock_x_total", "", "9lives", "a-b", "a b",
-                             "a\nb", "a{b"})
+    for (const char* name :
+         {"airlock_x_total", "", "9lives", "a-b", "a b", "a\nb", "a{b"})
     {
         EXPECT_THROW(registry.gauge(name, "?"), Error) << name;
     }
@@ -153,9 +151,9 @@ TEST(Metrics, AFamilyCannotFillTheMemory)
     }
     counter.add({{"n", "0"}});
     std::string text = registry.text();
-    EXPECT_EQ(static_cast<std::size_t>(
-                  std::count(text.begin(), text.end(), '\n')),
-              Registry::maxSeries + 2);
+    EXPECT_EQ(
+        static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n')),
+        Registry::maxSeries + 2);
     EXPECT_THAT(text, HasSubstr("c_total{n=\"0\"} 2\n"));
 }
 

@@ -49,6 +49,8 @@ TEST(QemuFacts, AreTakenFromWhatQemuSays)
                 AllOf(Contains("Nehalem"), Contains("Nehalem-v1")));
     EXPECT_THAT(facts.accelerators, Contains("tcg"));
     Health health;
+    health.version = "1";
+    health.mode = "clean";
     health.qemu = facts;
     Json json = health.toJson();
     EXPECT_EQ(Health::parse(JsonField(json, "health")).qemu, facts);

@@ -110,8 +110,7 @@ TEST_F(Status, SlowPeersAreCutOff)
     std::list<UniqueFd> silent;
     for (int i = 0; i < 6; i++)
     {
-        silent.push_back(
-            connectTcp("127.0.0.1", server.port(), Deadline(5s)));
+        silent.push_back(connectTcp("127.0.0.1", server.port(), Deadline(5s)));
     }
     EXPECT_THAT(ask("GET /metrics HTTP/1.1\r\n\r\n"),
                 EndsWith("path /metrics"));
@@ -132,9 +131,9 @@ TEST(StatusUnix, ListensOnASocketThatGoesAwayWithIt)
         struct stat info = {};
         ASSERT_EQ(::stat(path.c_str(), &info), 0);
         EXPECT_EQ(info.st_mode & 0777, 0660U);
-        EXPECT_THAT(exchange(connectUnix(path, 5s),
-                             "GET /metrics HTTP/1.1\r\n\r\n"),
-                    EndsWith("path /metrics"));
+        EXPECT_THAT(
+            exchange(connectUnix(path, 5s), "GET /metrics HTTP/1.1\r\n\r\n"),
+            EndsWith("path /metrics"));
         EXPECT_THROW(StatusServer(path, pages), Error);
     }
     EXPECT_FALSE(std::filesystem::exists(path));

@@ -539,8 +539,7 @@ TEST_F(StoreTest, QueriesOfTheHistoryUseIndices)
 {
     open();
     SQLite::Database raw(file.string(), SQLite::OPEN_READWRITE);
-    for (const char* column :
-         {"uuid", "name", "tenant", "server", "outcome"})
+    for (const char* column : {"uuid", "name", "tenant", "server", "outcome"})
     {
         SQLite::Statement plan(
             raw, std::string("EXPLAIN QUERY PLAN SELECT id FROM jobs WHERE ") +

@@ -55,9 +55,8 @@ class OneAnswer
 {
   public:
     explicit OneAnswer(std::string answer)
-        : listener_(listenTcp("127.0.0.1:0")), thread_([this, answer] {
-              serve(answer);
-          })
+        : listener_(listenTcp("127.0.0.1:0")),
+          thread_([this, answer] { serve(answer); })
     {}
 
     WebAddress address() const

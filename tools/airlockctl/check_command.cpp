@@ -272,10 +272,9 @@ void checkServers(Checks& checks, const host::Config& config,
         {
             if (health && health->qemu && !excludes(domain.spec, server))
             {
-                checks.check(
-                    fmt::format("boot server {} for domain {}", server.name,
-                                domain.spec.name),
-                    [&] { return checkMatch(domain, *health->qemu); });
+                checks.check(fmt::format("boot server {} for domain {}",
+                                         server.name, domain.spec.name),
+                             [&] { return checkMatch(domain, *health->qemu); });
             }
         }
     }

@@ -200,8 +200,9 @@ class CommandLine
         sub->add_option("--domain", j.vm, "the same")->excludes(vm);
         sub->add_option("--tenant", j.tenant, "of this tenant");
         sub->add_option("--server", j.server, "at this boot server");
-        sub->add_option("--result", j.result, "that ended so: done, failed, "
-                                             "abandoned");
+        sub->add_option("--result", j.result,
+                        "that ended so: done, failed, "
+                        "abandoned");
         sub->add_flag("--open", j.open, "that have not ended");
         sub->add_option("--since,--last", arguments_.since,
                         "started since: 90s, 15m, 12h, 7d ago, or a time in "

@@ -8,10 +8,9 @@ namespace airlock::ctl
 std::string bootMachineFor(std::string_view productionMachine)
 {
     std::size_t dash = productionMachine.rfind('-');
-    return fmt::format("{}-boot{}", productionMachine.substr(0, dash),
-                       dash == std::string_view::npos
-                           ? ""
-                           : productionMachine.substr(dash));
+    return fmt::format(
+        "{}-boot{}", productionMachine.substr(0, dash),
+        dash == std::string_view::npos ? "" : productionMachine.substr(dash));
 }
 
 std::vector<std::string> mismatches(const host::DomainSpec& domain,
