@@ -4,6 +4,7 @@
 #include "common/file.hpp"
 #include "common/sha256.hpp"
 #include "devmodel/vm/hand_over.hpp"
+#include "hostagent/agent/guest_clock.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -24,6 +25,10 @@ using std::chrono::seconds;
 constexpr Milliseconds pollStep{250};
 /** After an error that may go away by itself. */
 constexpr Milliseconds againLater = seconds(2);
+
+/** For the guest's agent to answer after the guest was resumed. */
+constexpr seconds agentTime{60};
+constexpr Milliseconds agentStep{500};
 
 /** Tells this run of the host's kernel from others, so that libvirt's domain
  * numbers are not mistaken for one another. */
@@ -59,9 +64,10 @@ Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
 
 std::optional<Milliseconds> Cycle::run()
 {
-    if (record_.state == State::running && !trapped_.trap())
+    if (record_.state == State::running && !trapped_.trap() &&
+        !vm::queryLoaded(*domain_))
     {
-        return std::nullopt;
+        return setClock();
     }
     JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
     while (slot && !stop_.stop_requested())
@@ -89,8 +95,7 @@ std::optional<Milliseconds> Cycle::run()
         }
         if (next != Next::goOn)
         {
-            return next == Next::done ? std::nullopt
-                                      : std::optional(againLater);
+            return next == Next::done ? setClock() : std::optional(againLater);
         }
     }
     return std::nullopt;
@@ -111,7 +116,7 @@ Cycle::Next Cycle::step()
     }
     if (record_.state == State::running)
     {
-        return trapped ? begin() : Next::done;
+        return trapped ? begin() : resume(loaded);
     }
     if (record_.state == State::applying || record_.state == State::admitting)
     {
@@ -120,8 +125,7 @@ Cycle::Next Cycle::step()
     if (!trapped)
     {
         // Somebody else gave it a state, for example `virsh restore`.
-        enter(State::running,
-              {.closeJob = JobEnd{record_.jobId, "abandoned", seconds_}});
+        enter(State::running, abandonJob());
         return Next::done;
     }
     if (!record_.marks.contains(lifeMark()))
@@ -154,7 +158,11 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
     }
     if (!trapped)
     {
-        finish(); // It was resumed, but that was not noted any more.
+        // Its own writes are newer now; the delta must not replace them.
+        context_.alert({record_.uuid, record_.name, "resumed",
+                        "somebody else resumed the guest before its disk was "
+                        "complete: check its file systems"});
+        enter(State::running, abandonJob());
         return Next::done;
     }
     if (applying)
@@ -177,21 +185,30 @@ Cycle::Next Cycle::startOver()
     return begin();
 }
 
-Cycle::Next Cycle::begin()
+/** What changes when nobody wants the job's result any more, if there is one.
+ */
+Change Cycle::abandonJob()
 {
     Change change;
-    change.generation = record_.generation + 1;
-    change.attempts = 0;
-    change.reason = "";
-    change.clearMarks = true;
-    change.marks = {lifeMark()};
     if (!record_.jobId.empty())
     {
         change.closeJob = JobEnd{record_.jobId, "abandoned", seconds_};
         change.jobId = "";
         context_.servers.ended(record_.bootServer);
     }
+    return change;
+}
+
+Cycle::Next Cycle::begin()
+{
+    Change change = abandonJob();
+    change.generation = record_.generation + 1;
+    change.attempts = 0;
+    change.reason = "";
+    change.clearMarks = true;
+    change.marks = {lifeMark()};
     enter(State::trapped, change);
+    removeDeltas();
     return Next::goOn;
 }
 
@@ -504,33 +521,91 @@ Cycle::Next Cycle::apply()
         context_.alert({record_.uuid, record_.name, "applying", error.what()});
         return Next::wait;
     }
-    trapped_.resume();
+    std::string server = record_.bootServer;
+    std::string job = record_.jobId;
     finish();
+    Next next = resume(true);
+    removeDeltas();
+    removeJob(server, job);
+    return next;
+}
+
+Cycle::Next Cycle::resume(bool loaded)
+{
+    if (loaded)
+    {
+        trapped_.resume();
+    }
     return Next::done;
 }
 
+std::optional<Milliseconds> Cycle::setClock()
+{
+    if (record_.state != State::running || !record_.marks.contains(clockMark))
+    {
+        return std::nullopt;
+    }
+    try
+    {
+        setGuestClock(*domain_);
+    }
+    catch (const LibvirtError&)
+    {
+        if (!lateFor(agentTime))
+        {
+            return agentStep;
+        }
+        // A channel, but no agent: the guest's own NTP client has to do.
+    }
+    catch (const Error& error)
+    {
+        context_.alert({record_.uuid, record_.name, "clock", error.what()});
+    }
+    record_ = context_.store.transition(record_.uuid, State::running,
+                                        State::running, {.clearMarks = true});
+    return std::nullopt;
+}
+
+/** Before the guest runs: what it writes then must never be replaced by a
+ * delta that is applied once more. */
 void Cycle::finish()
 {
-    std::string server = record_.bootServer;
-    std::string job = record_.jobId;
     Change change;
-    change.closeJob = JobEnd{job, "done", seconds_};
+    change.closeJob = JobEnd{record_.jobId, "done", seconds_};
     change.jobId = "";
     change.reason = "";
-    enter(State::running, change);
-    context_.servers.ended(server);
-    for (std::size_t i = 0; i < spec_.disks.size(); i++)
+    change.clearMarks = true;
+    if (spec_.agent)
     {
-        std::error_code ignored;
-        std::filesystem::remove(deltaFile(i), ignored);
+        change.marks = {clockMark};
     }
+    context_.servers.ended(record_.bootServer);
+    enter(State::running, change);
+}
+
+/** Of any generation: a crash may have left some. */
+void Cycle::removeDeltas()
+{
+    std::error_code ignored;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(context_.spool, ignored))
+    {
+        if (entry.path().filename().string().starts_with(record_.uuid))
+        {
+            std::filesystem::remove(entry.path(), ignored);
+        }
+    }
+}
+
+void Cycle::removeJob(const std::string& server, const std::string& job)
+{
     try
     {
         context_.servers.connect(server).remove(job);
     }
     catch (const Error&)
     {
-        // It forgets the job by itself after a time.
+        // It forgets the job by itself after a time, or is what failed.
     }
 }
 
@@ -560,16 +635,9 @@ Cycle::Next Cycle::fail(const std::string& why)
     enter(again ? State::retrying : State::held, change);
     context_.alert(
         {record_.uuid, record_.name, again ? "retrying" : "held", why});
-    try
+    if (!job.empty())
     {
-        if (!job.empty())
-        {
-            context_.servers.connect(record_.bootServer).remove(job);
-        }
-    }
-    catch (const Error&)
-    {
-        // It may be what failed.
+        removeJob(record_.bootServer, job);
     }
     return again ? Next::wait : Next::done;
 }

@@ -57,17 +57,42 @@ Alerts::~Alerts()
     }
 }
 
-void Alerts::raise(const Alert& alert)
+bool Alerts::isNews(const Alert& alert)
 {
+    std::lock_guard lock(mutex_);
+    auto [last, fresh] = last_.try_emplace(alert.uuid, alert);
+    bool news = fresh || last->second.what != alert.what ||
+                last->second.why != alert.why;
+    last->second = alert;
+    return news;
+}
+
+void Alerts::changed(const std::string& uuid)
+{
+    std::lock_guard lock(mutex_);
+    last_.erase(uuid);
+}
+
+bool Alerts::raise(const Alert& alert)
+{
+    if (!isNews(alert))
+    {
+        return false;
+    }
     log::warning("a VM needs attention", {{"MESSAGE_ID", alertId},
                                           {"DOMAIN", alert.name},
                                           {"VM_UUID", alert.uuid},
                                           {"WHAT", alert.what},
                                           {"REASON", alert.why}});
-    if (settings_.command.empty() && !settings_.webhook)
+    if (!settings_.command.empty() || settings_.webhook)
     {
-        return;
+        queue(alert);
     }
+    return true;
+}
+
+void Alerts::queue(const Alert& alert)
+{
     auto now = std::chrono::time_point_cast<Milliseconds>(
         std::chrono::system_clock::now());
     bool full = false;

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -41,8 +42,11 @@ class Alerts
     /** Waits for the delivery that goes on; later ones are dropped. */
     ~Alerts();
 
-    /** From any thread. */
-    void raise(const Alert& alert);
+    /** From any thread. False when it is the one that was raised for this VM
+     * last and its state has not changed since: that is told once. */
+    bool raise(const Alert& alert);
+    /** A VM changed its state. */
+    void changed(const std::string& uuid);
 
     /** What a webhook gets. */
     static Json toJson(const Alert& alert, const std::string& time);
@@ -54,6 +58,8 @@ class Alerts
         std::string time;
     };
 
+    bool isNews(const Alert& alert);
+    void queue(const Alert& alert);
     void work(const std::stop_token& stop);
     void deliver(const Waiting& waiting) const;
     void runCommand(const Alert& alert) const;
@@ -62,6 +68,7 @@ class Alerts
     std::mutex mutex_;
     std::condition_variable_any changed_;
     std::deque<Waiting> waiting_;
+    std::map<std::string, Alert> last_; ///< by UUID, since its state changed
     std::jthread thread_;
 };
 

@@ -270,7 +270,10 @@ void runDaemon(const Config& config)
         config.reboot,
         spool,
         [&](const Alert& alert) {
-            alerts.raise(alert);
+            if (!alerts.raise(alert))
+            {
+                return;
+            }
             metrics.alerted(alert);
             control.publish({{"what", "alert"},
                              {"alert", alert.what},
@@ -280,6 +283,7 @@ void runDaemon(const Config& config)
         },
         [&](const VmRecord& record) {
             log::info("a VM changed its state", fieldsOf(record));
+            alerts.changed(record.uuid);
             metrics.changed(record);
             control.publish(
                 {{"what", "state"}, {"vm", control::toJson(record)}});

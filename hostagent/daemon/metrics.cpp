@@ -64,7 +64,8 @@ HostMetrics::HostMetrics(Store& store, const ServerPool& servers,
       storeCheck_([&store] { store.tryWrite(); })
 {
     build_.set({{"version", AIRLOCK_VERSION}}, 1);
-    for (const char* what : {"retrying", "held", "applying"})
+    for (const char* what :
+         {"retrying", "held", "applying", "resumed", "clock"})
     {
         alerts_.add({{"what", what}}, 0);
     }

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <thread>
 
 namespace airlock::test
@@ -40,7 +41,17 @@ mount --bind lib /var/lib/libvirt
 mount --bind cache /var/cache/libvirt
 mount --bind log /var/log/libvirt
 mkdir -p lib/qemu log/qemu
-exec libvirtd --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid"
+daemon=libvirtd
+if [ -n "$2" ]; then
+    for part in "$2"/usr/lib/*-linux-gnu/libvirt "$2"/usr/lib/libvirt \
+        "$2"/usr/share/libvirt; do
+        [ ! -d "$part" ] || mount --bind "$part" "${part#"$2"}"
+    done
+    libraries=$(echo "$2"/usr/lib/*-linux-gnu)
+    export LD_LIBRARY_PATH="$libraries"
+    daemon=$2/usr/sbin/libvirtd
+fi
+exec "$daemon" --config "$1/libvirtd.conf" --pid-file "$1/libvirtd.pid"
 )";
 
 constexpr const char* qemuConf = R"(user = "root"
@@ -82,6 +93,14 @@ Process spawnLogged(std::vector<std::string> argv,
     return Process(options);
 }
 
+/** Where tools/fetch-libvirt has put another version of libvirt, if it is to
+ * be tested. */
+std::string otherLibvirt()
+{
+    const char* root = std::getenv("AIRLOCK_LIBVIRT_ROOT");
+    return root == nullptr ? "" : root;
+}
+
 std::string programOf(const std::string& relative)
 {
     return (vm::defaultBuildDirectory() / "cpp" / relative).string();
@@ -103,10 +122,10 @@ PrivateLibvirt::PrivateLibvirt(const std::filesystem::path& directory)
 
 void PrivateLibvirt::start()
 {
-    process_.emplace(
-        spawnLogged({"unshare", "--mount", "--propagation", "private", "sh",
-                     "-c", startScript, "sh", directory_.string()},
-                    directory_ / "start.log"));
+    process_.emplace(spawnLogged({"unshare", "--mount", "--propagation",
+                                  "private", "sh", "-c", startScript, "sh",
+                                  directory_.string(), otherLibvirt()},
+                                 directory_ / "start.log"));
     Deadline deadline(startTime);
     for (;;)
     {
@@ -316,7 +335,7 @@ std::string HostRig::domainXml(const GuestCase& guest) const
     <emulator>{qemu}</emulator>
     <controller type='pci' index='0' model='pcie-root'/>
     <controller type='usb' model='none'/>
-    <controller type='virtio-serial' index='0' ports='1'>
+    <controller type='virtio-serial' index='0' ports='2'>
       <address type='pci' domain='0' bus='0' slot='2' function='0'/>
     </controller>
     <disk type='file' device='disk'>
@@ -329,6 +348,11 @@ std::string HostRig::domainXml(const GuestCase& guest) const
       <source mode='bind' path='{path}/console'/>
       <target type='virtio' port='0'/>
     </console>
+    <channel type='unix'>
+      <source mode='bind' path='{path}/agent'/>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+      <address type='virtio-serial' controller='0' bus='0' port='1'/>
+    </channel>
     <rng model='virtio'>
       <backend model='random'>/dev/urandom</backend>
       <address type='pci' domain='0' bus='0' slot='3' function='0'/>

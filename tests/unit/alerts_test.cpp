@@ -77,11 +77,29 @@ TEST_F(AlertsTest, ASilentWebhookHoldsUpNobody)
     Alerts alerts(settings);
     for (std::size_t i = 0; i < Alerts::maxWaiting + 5; i++)
     {
-        alerts.raise(alert("retrying"));
+        EXPECT_TRUE(alerts.raise(alert("retrying")));
+        alerts.changed("uuid-1");
     }
     // With its listener the connection goes, and the next ones are refused.
     listener.reset();
     EXPECT_THAT(waitSaid("end\n"), HasSubstr("retrying\n"));
+}
+
+/** What is tried again and again is told once. */
+TEST_F(AlertsTest, TheSameIsNotSaidTwice)
+{
+    Alerts alerts({});
+    EXPECT_TRUE(alerts.raise(alert("applying")));
+    EXPECT_FALSE(alerts.raise(alert("applying")));
+    Alert other = alert("applying");
+    other.why = "the disk is full";
+    EXPECT_TRUE(alerts.raise(other));
+    EXPECT_FALSE(alerts.raise(other));
+    other.uuid = "uuid-2";
+    EXPECT_TRUE(alerts.raise(other));
+    alerts.changed("uuid-1");
+    EXPECT_TRUE(alerts.raise(alert("applying")));
+    EXPECT_FALSE(alerts.raise(other));
 }
 
 TEST_F(AlertsTest, WhatAWebhookGets)
