@@ -68,10 +68,6 @@ std::string ServerPool::choose(const DomainSettings& domain,
     {
         const std::string& name = choice.server->name;
         ServerState state = ask(*choice.server);
-        {
-            std::lock_guard lock(mutex_);
-            states_[name] = state;
-        }
         if (state.up && state.jobs < state.jobsMax)
         {
             return name;
@@ -82,7 +78,8 @@ std::string ServerPool::choose(const DomainSettings& domain,
     throw Error("no boot server can take the job" + reasons);
 }
 
-ServerState ServerPool::ask(const ServerSettings& server) const
+/** Notes the answer. */
+ServerState ServerPool::ask(const ServerSettings& server)
 {
     ServerState out;
     try
@@ -98,26 +95,30 @@ ServerState ServerPool::ask(const ServerSettings& server) const
     {
         out.why = error.what();
     }
+    note(server.name, out);
     return out;
 }
 
-void ServerPool::look(
-    const std::function<void(const std::string&, const ServerState&)>& changed)
+void ServerPool::note(const std::string& name, const ServerState& now)
+{
+    bool news = false;
+    {
+        std::lock_guard lock(mutex_);
+        auto [place, fresh] = states_.try_emplace(name, now);
+        news = fresh ? !now.up : place->second.up != now.up;
+        place->second = now;
+    }
+    if (news && onChange_)
+    {
+        onChange_(name, now);
+    }
+}
+
+void ServerPool::look()
 {
     for (const ServerSettings& server : servers_)
     {
-        ServerState now = ask(server);
-        bool news = false;
-        {
-            std::lock_guard lock(mutex_);
-            auto [place, fresh] = states_.try_emplace(server.name, now);
-            news = fresh ? !now.up : place->second.up != now.up;
-            place->second = now;
-        }
-        if (news)
-        {
-            changed(server.name, now);
-        }
+        ask(server);
     }
 }
 

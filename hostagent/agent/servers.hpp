@@ -50,20 +50,27 @@ class ServerPool
     void started(const std::string& name);
     void ended(const std::string& name);
 
+    /** Told of a server that came or went, by look() or choose(), in their
+     * thread. Set it before other threads use the pool. */
+    using OnChange =
+        std::function<void(const std::string& name, const ServerState&)>;
+    void onChange(OnChange told) { onChange_ = std::move(told); }
+
     /** Asks all of them how they are, one after the other; some seconds for
-     * each that is cut off. `changed` is told of those that came or went. */
-    void look(const std::function<void(const std::string& name,
-                                       const ServerState&)>& changed);
+     * each that is cut off. */
+    void look();
     /** As look() and choose() saw them; missing: not asked yet. */
     std::map<std::string, ServerState> states() const;
 
     const std::vector<ServerSettings>& servers() const { return servers_; }
 
   private:
-    ServerState ask(const ServerSettings& server) const;
+    ServerState ask(const ServerSettings& server);
+    void note(const std::string& name, const ServerState& now);
 
     std::vector<ServerSettings> servers_;
     std::shared_ptr<const tls::Context> context_;
+    OnChange onChange_;
     mutable std::mutex mutex_;
     std::map<std::string, unsigned> jobs_;
     std::map<std::string, ServerState> states_;

@@ -76,12 +76,8 @@ std::vector<log::Field> fieldsOf(const VmRecord& record)
 class Housekeeping
 {
   public:
-    using Publish = std::function<void(Json)>;
-
-    Housekeeping(Store& store, ServerPool& servers, std::chrono::hours history,
-                 Publish publish)
+    Housekeeping(Store& store, ServerPool& servers, std::chrono::hours history)
         : store_(store), servers_(servers), history_(history),
-          publish_(std::move(publish)),
           thread_([this](const std::stop_token& stop) { run(stop); })
     {}
 
@@ -92,31 +88,11 @@ class Housekeeping
         std::condition_variable_any never;
         while (!stop.stop_requested())
         {
-            servers_.look(
-                [this](const std::string& name, const ServerState& state) {
-                    serverChanged(name, state);
-                });
+            servers_.look();
             prune();
             std::unique_lock lock(mutex);
             never.wait_for(lock, stop, lookEvery, [] { return false; });
         }
-    }
-
-    void serverChanged(const std::string& name, const ServerState& state)
-    {
-        if (state.up)
-        {
-            log::notice("a boot server is back", {{"BOOT_SERVER", name}});
-        }
-        else
-        {
-            log::warning("a boot server does not answer",
-                         {{"BOOT_SERVER", name}, {"REASON", state.why}});
-        }
-        publish_({{"what", "server"},
-                  {"name", name},
-                  {"up", state.up},
-                  {"reason", state.why}});
     }
 
     void prune()
@@ -136,9 +112,21 @@ class Housekeeping
     Store& store_;
     ServerPool& servers_;
     std::chrono::hours history_;
-    Publish publish_;
     std::jthread thread_;
 };
+
+void logServer(const std::string& name, const ServerState& state)
+{
+    if (state.up)
+    {
+        log::notice("a boot server is back", {{"BOOT_SERVER", name}});
+    }
+    else
+    {
+        log::warning("a boot server does not answer",
+                     {{"BOOT_SERVER", name}, {"REASON", state.why}});
+    }
+}
 
 /** Answers airlockctl in a thread of its own. */
 class ControlSocket
@@ -256,6 +244,13 @@ void runDaemon(const Config& config)
     countJobs(store, servers);
     JobSlots slots(config.reboot.jobs);
     ControlSocket control(config, store, servers);
+    servers.onChange([&](const std::string& name, const ServerState& state) {
+        logServer(name, state);
+        control.publish({{"what", "server"},
+                         {"name", name},
+                         {"up", state.up},
+                         {"reason", state.why}});
+    });
     Alerts alerts(config.alerts);
     LibvirtEventLoop loop;
     std::atomic<const Agent*> current = nullptr;
@@ -293,9 +288,7 @@ void runDaemon(const Config& config)
                           [](const std::string& line) { log::notice(line); }});
     current = &agent;
     std::optional<StatusServer> status = startStatus(config, metrics);
-    Housekeeping housekeeping(
-        store, servers, config.history,
-        [&control](Json event) { control.publish(std::move(event)); });
+    Housekeeping housekeeping(store, servers, config.history);
     control.start(agent);
     sd_notify(0, "READY=1\nSTATUS=following the domains of libvirt");
     agent.run(signals.token(), [] { sd_notify(0, "WATCHDOG=1"); });

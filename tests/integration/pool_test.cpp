@@ -321,8 +321,8 @@ class Pool : public ::testing::Test
 
     TempDirectory directory{"airlock-pool"};
     Webhook webhook;
+    std::optional<Events> events; ///< ends when the host agent has ended
     std::optional<HostRig> rig;
-    std::optional<Events> events;
 };
 
 TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
