@@ -205,11 +205,11 @@ void Agent::retry(const std::string& uuid)
     Change change;
     change.attempts = 0;
     change.reason = "";
-    context_.store.transition(uuid, State::held,
-                              record->marks.contains(incompleteDeltaMark)
-                                  ? State::applying
-                                  : State::trapped,
-                              change);
+    context_.changed(context_.store.transition(
+        uuid, State::held,
+        record->marks.contains(incompleteDeltaMark) ? State::applying
+                                                    : State::trapped,
+        change));
     poke(uuid);
 }
 

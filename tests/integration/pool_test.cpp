@@ -372,6 +372,7 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
     EXPECT_THAT(page("/health"), HasSubstr("HTTP/1.1 200 OK"));
 
     // One is repaired, and the operator says so.
+    before = events->all().size();
     rig->startBootd(1);
     SpawnOptions retry;
     retry.argv = {
@@ -381,6 +382,7 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
         rig->domain()};
     ProcessOutput said = runProgram(retry, 1min);
     EXPECT_TRUE(said.status.ok()) << said.err;
+    events->waitFor("trapped", before, 1min);
     rig->waitReborn(bootTime);
     EXPECT_EQ(rig->run("cat /root/kept"), "kept\n");
     EXPECT_THAT(jobs(),

@@ -301,7 +301,8 @@ TEST_F(Ctl, CheckLooksAtTheTimeThatCertificatesHave)
     found = certificate();
     EXPECT_EQ(found["ok"], true);
     EXPECT_EQ(found["warning"], true);
-    EXPECT_THAT(found["detail"].get<std::string>(), HasSubstr("ends in 1"));
+    EXPECT_THAT(found["detail"].get<std::string>(),
+                HasSubstr(" days: issue a new one"));
     replace({std::chrono::hours(-48), std::chrono::hours(-30)});
     found = certificate();
     EXPECT_EQ(found["ok"], false);

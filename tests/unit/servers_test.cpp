@@ -37,7 +37,11 @@ class FakeServer
         boot::JobRequest request;
         request.job = handover::JobTicket::issue(
             "9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 1);
+        request.guest.name = "other";
         request.guest.uuid = request.job.vm;
+        request.policy = "after:1";
+        request.timeout = std::chrono::seconds(60);
+        request.tenant = "green";
         request.disks = {{1U << 20, false}};
         store_.create("other", request);
     }
