@@ -267,6 +267,16 @@ class Pool : public ::testing::Test
             .call(method, parameters);
     }
 
+    ProcessOutput airlockctl(const std::vector<std::string>& words)
+    {
+        SpawnOptions options;
+        options.argv = {vm::defaultBuildDirectory() /
+                            "cpp/tools/airlockctl/airlockctl",
+                        "--socket", rig->path() / "hostd.sock"};
+        options.argv.insert(options.argv.end(), words.begin(), words.end());
+        return runProgram(options, 1min);
+    }
+
     /** "boot2 done", the newest first; of a failure only the word. */
     std::vector<std::string> jobs()
     {
@@ -339,6 +349,11 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
     expectAlerts({"retrying"});
     EXPECT_THAT(rig->logs(), HasSubstr(alertId));
     rig->run("echo kept >/root/kept && sync");
+    ProcessOutput check =
+        airlockctl({"check", "--config", rig->path() / "hostd.toml"});
+    EXPECT_TRUE(check.status.ok()) << check.out;
+    EXPECT_THAT(check.out,
+                HasSubstr("ok      boot server boot2 for domain demo: QEMU"));
 
     // Nobody is left: after its tries the guest is held, its disk untouched.
     rig->bootd(0).kill();
@@ -374,13 +389,7 @@ TEST_F(Pool, FailingServersAreLeftAndTheGuestIsSafe)
     // One is repaired, and the operator says so.
     before = events->all().size();
     rig->startBootd(1);
-    SpawnOptions retry;
-    retry.argv = {
-        (vm::defaultBuildDirectory() / "cpp/tools/airlockctl" / "airlockctl")
-            .string(),
-        "--socket", (rig->path() / "hostd.sock").string(), "retry",
-        rig->domain()};
-    ProcessOutput said = runProgram(retry, 1min);
+    ProcessOutput said = airlockctl({"retry", rig->domain()});
     EXPECT_TRUE(said.status.ok()) << said.err;
     events->waitFor("trapped", before, 1min);
     rig->waitReborn(bootTime);
