@@ -15,6 +15,7 @@
 #include "hw/boards.h"
 #include "hw/i386/airlock.h"
 #include "hw/i386/kvm/clock.h"
+#include "hw/i386/pc.h"
 #include "hw/i386/x86.h"
 #include "hw/irq.h"
 #include "hw/pci-host/q35.h"
@@ -383,9 +384,21 @@ static const TypeInfo airlock_machine_info = {
     },
 };
 
+/*
+ * libvirt (seen with 11.3) asks every x86 QEMU for the properties that all PC
+ * machines share and does not survive the answer that there is no such type.
+ * Here is one that has none; no machine can be made of it.
+ */
+static const TypeInfo airlock_no_pc_info = {
+    .name = TYPE_PC_MACHINE,
+    .parent = TYPE_X86_MACHINE,
+    .abstract = true,
+};
+
 static void airlock_machine_register_types(void)
 {
     type_register_static(&airlock_machine_info);
+    type_register_static(&airlock_no_pc_info);
 }
 
 type_init(airlock_machine_register_types)
