@@ -156,6 +156,7 @@ class Client::Impl
     {}
 
     const Endpoint& endpoint() const { return endpoint_; }
+    const std::optional<tls::Peer>& peer() const { return peer_; }
 
     Response call(std::string_view method, const std::string& path,
                   const std::optional<Json>& body)
@@ -246,6 +247,7 @@ class Client::Impl
             stream_.emplace(tls::Stream::connect(*context_, std::move(socket),
                                                  endpoint_.host, endpoint_.role,
                                                  deadline));
+            peer_ = stream_->peer();
         }
     }
 
@@ -421,6 +423,7 @@ class Client::Impl
     std::shared_ptr<const tls::Context> context_;
     ClientLimits limits_;
     std::optional<tls::Stream> stream_;
+    std::optional<tls::Peer> peer_;
     Bytes received_; ///< begin_..end_ were not parsed yet
     std::size_t begin_ = 0;
     std::size_t end_ = 0;
@@ -459,6 +462,11 @@ std::uint64_t Client::download(const std::string& path, const BodySink& sink,
 void Client::close()
 {
     impl_->close();
+}
+
+std::optional<tls::Peer> Client::peer() const
+{
+    return impl_->peer();
 }
 
 const Endpoint& Client::endpoint() const

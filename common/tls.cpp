@@ -284,6 +284,12 @@ Peer peerOf(ssl_st* connection)
     peer.name = oneEntry(subject, NID_commonName, "common name");
     peer.role = oneEntry(subject, NID_organizationalUnitName,
                          "organizational unit (its role)");
+    int seconds = 0;
+    if (ASN1_TIME_diff(&peer.daysLeft, &seconds, nullptr,
+                       X509_get0_notAfter(certificate)) != 1)
+    {
+        throw Refused("certificate", "has no valid end of its time");
+    }
     return peer;
 }
 

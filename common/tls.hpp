@@ -32,6 +32,7 @@ struct Peer
 {
     std::string name; ///< common name, printable ASCII, 1 to 64 characters
     std::string role; ///< its one OU
+    int daysLeft = 0; ///< until it ends, whole ones
 };
 
 /** Frees what OpenSSL made. */

@@ -380,6 +380,17 @@ TEST_F(CtlAgent, RetriesWhatIsHeld)
     EXPECT_THAT(outcome.out, HasSubstr("retrying"));
 }
 
+TEST_F(CtlAgent, AChangeOfStateIsOneShortLine)
+{
+    Json vm = host::control::toJson(*store.vm(anna));
+    vm["reason"] = "no \n luck";
+    EXPECT_EQ(eventLine({{"time", "2026-11-21T16:30:05.123Z"},
+                         {"what", "state"},
+                         {"vm", vm}}),
+              "2026-11-21 16:30:05 anna trapped boot_server=\"boot1\" "
+              "reason=\"no ? luck\"\n");
+}
+
 TEST_F(CtlAgent, ShowsEvents)
 {
     EXPECT_EQ(command({"events"}).out, "no events\n");

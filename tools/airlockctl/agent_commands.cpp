@@ -167,9 +167,34 @@ Result jobsCommand(Client& agent, const JobsArguments& arguments)
     return {kOk, reply, text};
 }
 
+namespace
+{
+
+/** "demo exporting boot_server=boot1 job=…": what people look for. */
+std::string stateLine(const JsonField& vm)
+{
+    std::string out = fmt::format(" {} {}", plainText(textAt(vm, "name")),
+                                  plainText(textAt(vm, "state")));
+    for (const char* key : {"boot_server", "job", "reason"})
+    {
+        if (std::string text = textAt(vm, key); !text.empty())
+        {
+            out += fmt::format(" {}={}", key, printable(text, 200));
+        }
+    }
+    return out + "\n";
+}
+
+} // namespace
+
 std::string eventLine(const Json& event)
 {
-    std::string out = shortTime(textAt(JsonField(event, "event"), "time"));
+    JsonField field(event, "event");
+    std::string out = shortTime(textAt(field, "time"));
+    if (auto vm = field.find("vm"); vm && textAt(field, "what") == "state")
+    {
+        return out + stateLine(*vm);
+    }
     auto add = [&](const std::string& key, const Json& value) {
         std::string text =
             value.is_string() ? value.get<std::string>() : dumpJson(value);

@@ -98,20 +98,25 @@ std::string checkKey(const std::filesystem::path& key)
 }
 
 /** Throws for a certificate that has ended or soon will. */
+std::string checkTime(const std::string& where, const std::string& name,
+                      int daysLeft)
+{
+    if (daysLeft < 0)
+    {
+        throw Error(where + " has expired: issue a new one");
+    }
+    if (daysLeft < soonDays)
+    {
+        throw Warning(fmt::format("{} ends in {} days: issue a new one", where,
+                                  daysLeft));
+    }
+    return fmt::format("{}, {} days left", name, daysLeft);
+}
+
 std::string checkTime(const std::filesystem::path& file,
                       const Certificate& certificate)
 {
-    if (certificate.daysLeft < 0)
-    {
-        throw Error(file.string() + " has expired: issue a new one");
-    }
-    if (certificate.daysLeft < soonDays)
-    {
-        throw Warning(fmt::format("{} ends in {} days: issue a new one",
-                                  file.string(), certificate.daysLeft));
-    }
-    return fmt::format("{}, {} days left", certificate.name,
-                       certificate.daysLeft);
+    return checkTime(file.string(), certificate.name, certificate.daysLeft);
 }
 
 std::string checkCertificate(const std::filesystem::path& file)
@@ -264,10 +269,19 @@ void checkServers(Checks& checks, const host::Config& config,
     for (const host::ServerSettings& server : config.servers)
     {
         std::optional<boot::Health> health;
+        std::optional<tls::Peer> peer;
         checks.check("boot server " + server.name, [&] {
-            health = boot::Client(server.endpoint, context).health();
+            boot::Client client(server.endpoint, context);
+            health = client.health();
+            peer = client.peer();
             return checkServer(*health);
         });
+        if (peer)
+        {
+            checks.check("certificate of boot server " + server.name, [&] {
+                return checkTime("its certificate", peer->name, peer->daysLeft);
+            });
+        }
         for (const GoodDomain& domain : domains)
         {
             if (health && health->qemu && !excludes(domain.spec, server))
