@@ -109,6 +109,12 @@ Cycle::Next Cycle::step()
     }
     bool trapped = trapped_.trap().has_value();
     bool loaded = !trapped && vm::queryLoaded(*domain_);
+    if ((trapped || loaded) && domain_->state() == RunState::running)
+    {
+        // libvirt may miss that QEMU has stopped when it is about to note that
+        // it has started it (seen with 11.3 and a reboot by the power button).
+        domain_->suspend();
+    }
     if (record_.state == State::held)
     {
         return trapped && !record_.marks.contains(lifeMark()) ? startOver()
