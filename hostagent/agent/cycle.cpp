@@ -612,6 +612,8 @@ void Cycle::closeJob(Change& change, const std::string& result) const
     if (!record_.jobId.empty())
     {
         change.closeJob = JobEnd{record_.jobId, result, seconds_};
+        change.closeJob->seconds[std::string(toString(record_.state))] =
+            secondsInState();
         change.jobId = "";
     }
 }
@@ -674,13 +676,17 @@ Cycle::Next Cycle::fail(const std::string& why)
 
 void Cycle::enter(State state, const Change& change)
 {
-    auto now = std::chrono::time_point_cast<Milliseconds>(
-        std::chrono::system_clock::now());
-    seconds_[std::string(toString(record_.state))] =
-        std::chrono::duration<double>(now - record_.since).count();
+    seconds_[std::string(toString(record_.state))] = secondsInState();
     record_ =
         context_.store.transition(record_.uuid, record_.state, state, change);
     context_.changed(record_);
+}
+
+double Cycle::secondsInState() const
+{
+    return std::chrono::duration<double>(std::chrono::system_clock::now() -
+                                         record_.since)
+        .count();
 }
 
 bool Cycle::lateFor(seconds time) const

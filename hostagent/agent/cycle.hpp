@@ -110,6 +110,7 @@ class Cycle
     Next fail(const std::string& why);
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
+    double secondsInState() const;
     bool lateFor(std::chrono::seconds time) const;
 
     boot::JobRequest request(const std::vector<QemuDisk>& disks) const;

@@ -335,8 +335,11 @@ HostRig::HostRig(std::vector<DomainCase> domains, RigSettings settings)
             libvirt_, domain, path(), [this] { return logs(); }));
         define(*guests_.back(), domain, guests_.size() - 1);
     }
-    startBootd();
-    startHostd();
+    if (settings_.daemons)
+    {
+        startBootd();
+        startHostd();
+    }
 }
 
 HostRig::~HostRig() = default;
@@ -413,7 +416,8 @@ void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
         disks = imageDisk(guest.image());
     }
     std::filesystem::path qemu = std::filesystem::absolute(
-        vm::defaultBuildDirectory() / "qemu/production/qemu-system-x86_64");
+        vm::defaultBuildDirectory() / "qemu" /
+        (domain.plain ? "boot" : "production") / "qemu-system-x86_64");
     std::string xml = fmt::format(
         R"(<domain type='qemu'>
   <name>{name}</name>
@@ -425,7 +429,7 @@ void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
   </memoryBacking>
   <vcpu>{vcpus}</vcpu>
   <os>
-    <type arch='x86_64' machine='airlock-1.0'>hvm</type>
+    <type arch='x86_64' machine='{machine}'>hvm</type>
   </os>
   <features><acpi/><apic/></features>
   <cpu mode='custom' match='exact' check='none'>
@@ -456,6 +460,7 @@ void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
 </domain>
 )",
         fmt::arg("name", domain.name),
+        fmt::arg("machine", domain.plain ? "airlock-boot-1.0" : "airlock-1.0"),
         fmt::arg("uuid", fmt::format("{}{:02x}", uuidStart, firstUuid + index)),
         fmt::arg("metadata", metadataOf(domain)),
         fmt::arg("memory", domain.guest.memory >> 20),

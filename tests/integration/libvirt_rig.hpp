@@ -54,13 +54,16 @@ struct DomainCase
      * the disks; without it there is one, a copy of the guest's image. */
     std::function<std::string(const std::filesystem::path&)> disks;
     std::string cards; ///< libvirt's XML of network cards
+    /** An ordinary domain on the boot machine, which is a full PC; libvirt
+     * alone reboots it. For a rig without daemons. */
+    bool plain = false;
 };
 
-/** Lines for the daemons' configurations. */
 struct RigSettings
 {
-    std::string reboot; ///< hostd.toml, section reboot
-    std::string boot;   ///< bootd.toml, section boot
+    std::string reboot;  ///< lines for hostd.toml, section reboot
+    std::string boot;    ///< lines for bootd.toml, section boot
+    bool daemons = true; ///< libvirt only if not
 };
 
 /** Gives this process mounts and a network of its own, of which nothing is
