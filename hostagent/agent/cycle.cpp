@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <thread>
 
@@ -36,6 +37,14 @@ std::string bootId()
 {
     Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
     return {text.begin(), std::find(text.begin(), text.end(), '\n')};
+}
+
+/** What waiting does not help against, but an operator does. */
+bool isOutOfSpace(const Error& error)
+{
+    const auto* system = dynamic_cast<const SystemError*>(&error);
+    return system != nullptr &&
+           (system->code() == ENOSPC || system->code() == EDQUOT);
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -105,10 +114,17 @@ Cycle::Next Cycle::step()
 {
     if (domain_->state() == RunState::off)
     {
+        abandon();
         return Next::done;
     }
     bool trapped = trapped_.trap().has_value();
     bool loaded = !trapped && vm::queryLoaded(*domain_);
+    if ((trapped || loaded) && domain_->state() == RunState::running)
+    {
+        // libvirt may miss that QEMU has stopped when it is about to note that
+        // it has started it (seen with 11.3 and a reboot by the power button).
+        domain_->suspend();
+    }
     if (record_.state == State::held)
     {
         return trapped && !record_.marks.contains(lifeMark()) ? startOver()
@@ -125,7 +141,8 @@ Cycle::Next Cycle::step()
     if (!trapped)
     {
         // Somebody else gave it a state, for example `virsh restore`.
-        enter(State::running, abandonJob());
+        abandon();
+        enter(State::running);
         return Next::done;
     }
     if (!record_.marks.contains(lifeMark()))
@@ -162,7 +179,11 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
         context_.alert({record_.uuid, record_.name, "resumed",
                         "somebody else resumed the guest before its disk was "
                         "complete: check its file systems"});
-        enter(State::running, abandonJob());
+        Change change;
+        std::string job = record_.jobId;
+        closeJob(change, "abandoned");
+        enter(State::running, change);
+        removeJob(job);
         return Next::done;
     }
     if (applying)
@@ -185,31 +206,36 @@ Cycle::Next Cycle::startOver()
     return begin();
 }
 
-/** What changes when nobody wants the job's result any more, if there is one.
- */
-Change Cycle::abandonJob()
-{
-    Change change;
-    if (!record_.jobId.empty())
-    {
-        change.closeJob = JobEnd{record_.jobId, "abandoned", seconds_};
-        change.jobId = "";
-        context_.servers.ended(record_.bootServer);
-    }
-    return change;
-}
-
 Cycle::Next Cycle::begin()
 {
-    Change change = abandonJob();
+    Change change;
     change.generation = record_.generation + 1;
     change.attempts = 0;
     change.reason = "";
     change.clearMarks = true;
     change.marks = {lifeMark()};
+    closeJob(change, "abandoned");
+    std::string job = record_.jobId;
     enter(State::trapped, change);
     removeDeltas();
+    removeJob(job);
     return Next::goOn;
+}
+
+/** Nobody waits for the job any more. A delta that is being applied stays, for
+ * the next life to complete. */
+void Cycle::abandon()
+{
+    std::string job = record_.jobId;
+    if (job.empty() || record_.state == State::applying)
+    {
+        return;
+    }
+    Change change;
+    closeJob(change, "abandoned");
+    enter(State::trapped, change);
+    removeDeltas();
+    removeJob(job);
 }
 
 Cycle::Next Cycle::choose()
@@ -394,6 +420,7 @@ Cycle::Next Cycle::waitBooted()
         }
         if (domain_->state() == RunState::off)
         {
+            abandon();
             return Next::done;
         }
         std::this_thread::sleep_for(pollStep);
@@ -405,6 +432,25 @@ std::filesystem::path Cycle::deltaFile(std::size_t disk) const
 {
     return context_.spool /
            fmt::format("{}-{}-disk{}", record_.uuid, record_.generation, disk);
+}
+
+void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
+                       std::uint64_t diskBytes, const boot::DeltaFile& expected)
+{
+    std::filesystem::path part = deltaFile(disk);
+    part += ".part";
+    UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    DeltaCheck check(diskBytes);
+    client.fetchDisk(record_.jobId, disk, expected, [&](ByteView data) {
+        check.feed(data);
+        writeAll(file.get(), data);
+    });
+    check.finish();
+    if (::fsync(file.get()) != 0)
+    {
+        throwErrno("cannot sync " + part.string());
+    }
+    std::filesystem::rename(part, deltaFile(disk));
 }
 
 Cycle::Next Cycle::fetchDeltas()
@@ -419,25 +465,10 @@ try
     }
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        const auto& expected = status_->result->disks[i];
-        if (!expected)
+        if (const auto& expected = status_->result->disks[i])
         {
-            continue;
+            fetchDelta(client, i, all[i].bytes, *expected);
         }
-        std::filesystem::path part = deltaFile(i);
-        part += ".part";
-        UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-        DeltaCheck check(all[i].bytes);
-        client.fetchDisk(record_.jobId, i, *expected, [&](ByteView data) {
-            check.feed(data);
-            writeAll(file.get(), data);
-        });
-        check.finish();
-        if (::fsync(file.get()) != 0)
-        {
-            throwErrno("cannot sync " + part.string());
-        }
-        std::filesystem::rename(part, deltaFile(i));
     }
     syncDirectory(context_.spool);
     enter(State::admitting);
@@ -457,6 +488,11 @@ catch (const http::Problem&)
 }
 catch (const Error& error)
 {
+    if (isOutOfSpace(error))
+    {
+        removeDeltas(); // The state may be in the same file system.
+        return fail(error.what());
+    }
     return lateFor(context_.settings.returnTime) ? fail(error.what())
                                                  : Next::wait;
 }
@@ -521,12 +557,11 @@ Cycle::Next Cycle::apply()
         context_.alert({record_.uuid, record_.name, "applying", error.what()});
         return Next::wait;
     }
-    std::string server = record_.bootServer;
     std::string job = record_.jobId;
     finish();
     Next next = resume(true);
     removeDeltas();
-    removeJob(server, job);
+    removeJob(job);
     return next;
 }
 
@@ -571,16 +606,25 @@ std::optional<Milliseconds> Cycle::setClock()
 void Cycle::finish()
 {
     Change change;
-    change.closeJob = JobEnd{record_.jobId, "done", seconds_};
-    change.jobId = "";
+    closeJob(change, "done");
     change.reason = "";
     change.clearMarks = true;
     if (spec_.agent)
     {
         change.marks = {clockMark};
     }
-    context_.servers.ended(record_.bootServer);
     enter(State::running, change);
+}
+
+void Cycle::closeJob(Change& change, const std::string& result) const
+{
+    if (!record_.jobId.empty())
+    {
+        change.closeJob = JobEnd{record_.jobId, result, seconds_};
+        change.closeJob->seconds[std::string(toString(record_.state))] =
+            secondsInState();
+        change.jobId = "";
+    }
 }
 
 /** Of any generation: a crash may have left some. */
@@ -597,11 +641,17 @@ void Cycle::removeDeltas()
     }
 }
 
-void Cycle::removeJob(const std::string& server, const std::string& job)
+/** The boot server need not keep a job that is closed here. */
+void Cycle::removeJob(const std::string& job)
 {
+    if (job.empty())
+    {
+        return;
+    }
+    context_.servers.ended(record_.bootServer);
     try
     {
-        context_.servers.connect(server).remove(job);
+        context_.servers.connect(record_.bootServer).remove(job);
     }
     catch (const Error&)
     {
@@ -625,32 +675,29 @@ Cycle::Next Cycle::fail(const std::string& why)
     // Without a job no boot server was to be had: that counts as well.
     change.attempts = record_.attempts + (record_.jobId.empty() ? 1 : 0);
     bool again = *change.attempts < context_.settings.attempts;
-    if (!record_.jobId.empty())
-    {
-        change.closeJob = JobEnd{record_.jobId, "failed: " + why, seconds_};
-        change.jobId = "";
-        context_.servers.ended(record_.bootServer);
-    }
+    closeJob(change, "failed: " + why);
     std::string job = record_.jobId;
     enter(again ? State::retrying : State::held, change);
+    removeDeltas();
     context_.alert(
         {record_.uuid, record_.name, again ? "retrying" : "held", why});
-    if (!job.empty())
-    {
-        removeJob(record_.bootServer, job);
-    }
+    removeJob(job);
     return again ? Next::wait : Next::done;
 }
 
 void Cycle::enter(State state, const Change& change)
 {
-    auto now = std::chrono::time_point_cast<Milliseconds>(
-        std::chrono::system_clock::now());
-    seconds_[std::string(toString(record_.state))] =
-        std::chrono::duration<double>(now - record_.since).count();
+    seconds_[std::string(toString(record_.state))] = secondsInState();
     record_ =
         context_.store.transition(record_.uuid, record_.state, state, change);
     context_.changed(record_);
+}
+
+double Cycle::secondsInState() const
+{
+    return std::chrono::duration<double>(std::chrono::system_clock::now() -
+                                         record_.since)
+        .count();
 }
 
 bool Cycle::lateFor(seconds time) const

@@ -90,12 +90,14 @@ class Cycle
     Next step();
     Next afterRestart(bool trapped, bool loaded);
     Next startOver();
-    Change abandonJob();
     Next begin();
+    void abandon();
     Next choose();
     Next upload();
     Next waitBooted();
     Next fetchDeltas();
+    void fetchDelta(boot::Client& client, std::size_t disk,
+                    std::uint64_t diskBytes, const boot::DeltaFile& expected);
     Next admit();
     Next apply();
     Next resume(bool loaded);
@@ -103,10 +105,12 @@ class Cycle
     void applyDeltas();
     void finish();
     void removeDeltas();
-    void removeJob(const std::string& server, const std::string& job);
+    void closeJob(Change& change, const std::string& result) const;
+    void removeJob(const std::string& job);
     Next fail(const std::string& why);
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
+    double secondsInState() const;
     bool lateFor(std::chrono::seconds time) const;
 
     boot::JobRequest request(const std::vector<QemuDisk>& disks) const;

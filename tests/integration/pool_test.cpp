@@ -193,21 +193,24 @@ class Pool : public ::testing::Test
   protected:
     Pool()
     {
+        enterPrivateNamespaces();
+        webhook.emplace();
         writeFileAtomic(directory.path() / "command",
                         fmt::format("#!/bin/sh\necho \"$1 $3\" >>{}/alerts\n",
                                     directory.path().string()),
                         0755);
-        HostCase host;
-        host.firstPort = 17440;
-        host.servers = {{"boot1", 10, brokenQemu(directory.path())},
-                        {"boot2", 1, ""}};
-        host.reboot = "booted = \"shell\"\nlimit = 240\nserver-time = 5\n"
-                      "upload-time = 5\nretry-delay = 1\nattempts = 2\n";
-        host.tables =
+        RigSettings settings;
+        settings.servers = {{"boot1", 10, brokenQemu(directory.path())},
+                            {"boot2", 1}};
+        settings.reboot = "limit = 240\nserver-time = 5\nupload-time = 5\n"
+                          "retry-delay = 1\nattempts = 2\n";
+        settings.tables =
             fmt::format("[alert]\nwebhook = \"{}\"\ncommand = \"{}/command\"\n"
                         "[metrics]\nlisten = \"{}\"\n",
-                        webhook.url(), directory.path().string(), status());
-        rig.emplace(GuestCase{"cloud", 2, 1ULL << 30, true}, host);
+                        webhook->url(), directory.path().string(), status());
+        DomainCase domain;
+        domain.guest = {"cloud", 2, 1ULL << 30, true};
+        rig.emplace(std::vector<DomainCase>{domain}, settings);
         events.emplace(rig->path() / "hostd.sock");
         waitServersUp();
     }
@@ -294,7 +297,7 @@ class Pool : public ::testing::Test
     std::string diskDigest()
     {
         SpawnOptions options;
-        options.argv = {"sha256sum", (rig->path() / "disk.raw").string()};
+        options.argv = {"sha256sum", rig->guest().image().string()};
         return runProgram(options, 10min).out.substr(0, 64);
     }
 
@@ -320,7 +323,7 @@ class Pool : public ::testing::Test
         }
         EXPECT_EQ(told, wanted);
         std::vector<std::string> posted;
-        for (const Json& alert : webhook.posted())
+        for (const Json& alert : webhook->posted())
         {
             posted.push_back(alert.at("what"));
             EXPECT_EQ(alert.at("domain"), "demo");
@@ -330,7 +333,7 @@ class Pool : public ::testing::Test
     }
 
     TempDirectory directory{"airlock-pool"};
-    Webhook webhook;
+    std::optional<Webhook> webhook;
     std::optional<Events> events; ///< ends when the host agent has ended
     std::optional<HostRig> rig;
 };
