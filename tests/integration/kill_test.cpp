@@ -160,6 +160,35 @@ Outcome rebootWith(KillGuest& guest, Outcome outcome, bool harsh,
     return outcome;
 }
 
+/** Jobs that the boot server keeps files of. */
+unsigned jobsHeld(const HostRig& rig)
+{
+    unsigned count = 0;
+    for (const auto& job :
+         std::filesystem::directory_iterator(rig.path() / "bootd/jobs"))
+    {
+        if (std::filesystem::exists(job.path() / "disks") ||
+            std::filesystem::exists(job.path() / "out"))
+        {
+            count++;
+        }
+    }
+    return count;
+}
+
+/** A host agent that starts removes what one before it had no time for. */
+void expectNoJobLeft(HostRig& rig)
+{
+    rig.hostd().kill();
+    rig.startHostd();
+    Deadline deadline(stageTime);
+    while (jobsHeld(rig) > 0 && !deadline.passed())
+    {
+        std::this_thread::sleep_for(Milliseconds(200));
+    }
+    EXPECT_EQ(jobsHeld(rig), 0U);
+}
+
 /** Ends the guest in good order and looks at its disk from outside. */
 void expectCleanEnd(HostRig& rig, KillGuest& guest)
 {
@@ -167,6 +196,7 @@ void expectCleanEnd(HostRig& rig, KillGuest& guest)
     rig.send("poweroff");
     rig.guest().waitOff(std::chrono::minutes(1));
     EXPECT_EQ(fileSystemTrouble(rig.guest().image()), "");
+    expectNoJobLeft(rig);
 }
 
 void printTable(const std::string& title, const std::vector<Outcome>& outcomes)
