@@ -1,6 +1,5 @@
 #include "trust/keys.hpp"
 
-#include "trust/credential.hpp"
 #include "trust/esys_types.hpp"
 #include "trust/nv.hpp"
 
@@ -211,16 +210,6 @@ void setAuthorization(const Tpm& tpm, const Session& session, ESYS_TR hierarchy,
           "cannot set an authorization");
 }
 
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto bytes = fromHex(field.string(max * 2));
-    if (!bytes)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *bytes;
-}
-
 } // namespace
 
 Authorizations Authorizations::random()
@@ -265,32 +254,6 @@ Object storageKey(const Tpm& tpm, std::optional<ByteView> expected)
                       "is not the one of the enrolment: this is another TPM, "
                       "or it was cleared and enrolled anew");
     }
-    return out;
-}
-
-Json Machine::toJson() const
-{
-    return {{"version", 1},
-            {"storage-name", toHex(storageName)},
-            {"endorsement-public", toHex(endorsement)},
-            {"endorsement-certificate", toHex(endorsementCertificate)},
-            {"attestation-public", toHex(attestation)}};
-}
-
-Machine Machine::parse(const JsonField& field)
-{
-    field.onlyKeys({"version", "storage-name", "endorsement-public",
-                    "endorsement-certificate", "attestation-public"});
-    if (field.at("version").u64() != 1)
-    {
-        field.at("version").refuse("is not 1, the one that is known here");
-    }
-    Machine out;
-    out.storageName = hexOf(field.at("storage-name"), 66);
-    out.endorsement = hexOf(field.at("endorsement-public"), 1024);
-    out.endorsementCertificate =
-        hexOf(field.at("endorsement-certificate"), maxCertificate);
-    out.attestation = hexOf(field.at("attestation-public"), 1024);
     return out;
 }
 
@@ -428,8 +391,7 @@ void raiseGeneration(const Tpm& tpm, const Secret& owner, std::uint64_t value)
     writeGeneration(tpm, Session(tpm, saltKey), value);
 }
 
-Secret activateCredential(const Tpm& tpm, const Bytes& idObject,
-                          const Bytes& encryptedSecret,
+Secret activateCredential(const Tpm& tpm, const Credential& credential,
                           const Secret& endorsement)
 {
     const AuthInScope authorization(tpm, ESYS_TR_RH_ENDORSEMENT, &endorsement);
@@ -441,6 +403,8 @@ Secret activateCredential(const Tpm& tpm, const Bytes& idObject,
         endorsementSession(tpm, saltKey, Session(tpm, saltKey));
     TPM2B_ID_OBJECT blob{};
     TPM2B_ENCRYPTED_SECRET secret{};
+    const Bytes& idObject = credential.idObject;
+    const Bytes& encryptedSecret = credential.encryptedSecret;
     if (idObject.size() > sizeof blob.credential ||
         encryptedSecret.size() > sizeof secret.secret)
     {

@@ -1,7 +1,7 @@
 #pragma once
 
+#include "trust/machine.hpp"
 #include "trust/policy.hpp"
-#include "trust/quote.hpp"
 #include "trust/tpm.hpp"
 
 #include <optional>
@@ -51,19 +51,6 @@ enum class EndorsementType
     eccP256,
 };
 
-/** What a machine says of itself at enrolment; the verifier's side checks all
- * of it. */
-struct Machine
-{
-    Bytes storageName;
-    Bytes endorsement;            ///< TPMT_PUBLIC
-    Bytes endorsementCertificate; ///< DER; empty when the TPM has none
-    Bytes attestation;            ///< TPMT_PUBLIC
-
-    Json toJson() const;
-    static Machine parse(const JsonField& field);
-};
-
 /** Makes the three keys where they are missing, and the NV index with the
  * oldest generation (0 at first). What is there stays, so it can be repeated
  * after a power cut. `authorizations` are those in force; nullptr: none set. */
@@ -103,8 +90,7 @@ void raiseGeneration(const Tpm& tpm, const Secret& owner, std::uint64_t value);
 /** Gets the secret of a credential out: only in the TPM with the endorsement
  * key and our attestation key. `endorsement`: authorization of that hierarchy,
  * empty when none is set. */
-Secret activateCredential(const Tpm& tpm, const Bytes& idObject,
-                          const Bytes& encryptedSecret,
+Secret activateCredential(const Tpm& tpm, const Credential& credential,
                           const Secret& endorsement);
 
 /** A quote by the attestation key, with the values beside it. A PCR that

@@ -70,6 +70,10 @@ struct QuoteExpectation
     /** The TPM must not have been reset since `previous`: a lease ends with
      * the boot that it was given to. */
     bool sameBoot = false;
+    /** A TPM that lost power without notice does not vouch for its clock for a
+     * while. Without this, such a quote holds and its clock is not compared;
+     * the counters of resets are right at all times. */
+    bool safeClock = true;
 };
 
 /** What a quote said that held. */

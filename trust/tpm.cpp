@@ -226,13 +226,32 @@ bool Tpm::has(TPM2_HANDLE handle) const
     return std::find(list.begin(), list.end(), handle) != list.end();
 }
 
+ESYS_TR Tpm::acquire(TPM2_HANDLE handle) const
+{
+    Reference& reference = references_[handle];
+    if (reference.users == 0)
+    {
+        check(Esys_TR_FromTPMPublic(get(), handle, ESYS_TR_NONE, ESYS_TR_NONE,
+                                    ESYS_TR_NONE, &reference.handle),
+              fmt::format("cannot use {:#x} of the TPM", handle));
+    }
+    ++reference.users;
+    return reference.handle;
+}
+
+void Tpm::release(TPM2_HANDLE handle) const noexcept
+{
+    auto found = references_.find(handle);
+    if (found != references_.end() && --found->second.users == 0)
+    {
+        Esys_TR_Close(get(), &found->second.handle);
+        references_.erase(found);
+    }
+}
+
 Object Object::persistent(const Tpm& tpm, TPM2_HANDLE handle)
 {
-    ESYS_TR out = ESYS_TR_NONE;
-    check(Esys_TR_FromTPMPublic(tpm.get(), handle, ESYS_TR_NONE, ESYS_TR_NONE,
-                                ESYS_TR_NONE, &out),
-          fmt::format("cannot use {:#x} of the TPM", handle));
-    return {&tpm, out, false};
+    return {&tpm, tpm.acquire(handle), handle};
 }
 
 Object& Object::operator=(Object&& other) noexcept
@@ -242,7 +261,7 @@ Object& Object::operator=(Object&& other) noexcept
         release();
         tpm_ = other.tpm_;
         handle_ = std::exchange(other.handle_, ESYS_TR_NONE);
-        flush_ = other.flush_;
+        persistent_ = other.persistent_;
     }
     return *this;
 }
@@ -262,9 +281,13 @@ void Object::release() noexcept
     {
         return;
     }
+    if (persistent_ != 0)
+    {
+        tpm_->release(persistent_);
+    }
     // Nothing can be done when it fails; a session that the TPM ended by
     // itself is gone already.
-    if (!flush_ || Esys_FlushContext(tpm_->get(), handle_) != TSS2_RC_SUCCESS)
+    else if (Esys_FlushContext(tpm_->get(), handle_) != TSS2_RC_SUCCESS)
     {
         Esys_TR_Close(tpm_->get(), &handle_);
     }

@@ -5,6 +5,7 @@
 
 #include <tss2/tss2_esys.h>
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -71,6 +72,19 @@ class Tpm
     bool has(TPM2_HANDLE handle) const;
 
   private:
+    friend class Object;
+
+    /** A reference of ESYS to something persistent. It gives the same one to
+     * all who ask and drops it when the first of them does, so it is counted
+     * here. */
+    struct Reference
+    {
+        ESYS_TR handle = ESYS_TR_NONE;
+        unsigned users = 0;
+    };
+    ESYS_TR acquire(TPM2_HANDLE handle) const;
+    void release(TPM2_HANDLE handle) const noexcept;
+
     struct FreeTcti
     {
         void operator()(TSS2_TCTI_OPAQUE_CONTEXT_BLOB* tcti) const;
@@ -82,6 +96,7 @@ class Tpm
 
     std::unique_ptr<TSS2_TCTI_OPAQUE_CONTEXT_BLOB, FreeTcti> tcti_;
     std::unique_ptr<ESYS_CONTEXT, FreeEsys> esys_;
+    mutable std::map<TPM2_HANDLE, Reference> references_;
 };
 
 /** Something loaded in the TPM, flushed at the end on every path; or a
@@ -93,7 +108,7 @@ class Object
     /** Takes a transient object. */
     static Object transient(const Tpm& tpm, ESYS_TR handle)
     {
-        return {&tpm, handle, true};
+        return {&tpm, handle, 0};
     }
     /** Refers to a persistent object or an NV index. TpmError when there is
      * none. */
@@ -101,7 +116,7 @@ class Object
 
     Object(Object&& other) noexcept
         : tpm_(other.tpm_), handle_(std::exchange(other.handle_, ESYS_TR_NONE)),
-          flush_(other.flush_)
+          persistent_(other.persistent_)
     {}
     Object& operator=(Object&& other) noexcept;
     ~Object() { release(); }
@@ -111,14 +126,14 @@ class Object
     Bytes name() const;
 
   private:
-    Object(const Tpm* tpm, ESYS_TR handle, bool flush)
-        : tpm_(tpm), handle_(handle), flush_(flush)
+    Object(const Tpm* tpm, ESYS_TR handle, TPM2_HANDLE persistent)
+        : tpm_(tpm), handle_(handle), persistent_(persistent)
     {}
     void release() noexcept;
 
     const Tpm* tpm_ = nullptr;
     ESYS_TR handle_ = ESYS_TR_NONE;
-    bool flush_ = false;
+    TPM2_HANDLE persistent_ = 0; ///< 0: flushed at the end
 };
 
 /** An authorization session whose key only the TPM with the salt key can know:
