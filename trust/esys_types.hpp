@@ -56,10 +56,7 @@ class AuthInScope
     AuthInScope(const Tpm& tpm, ESYS_TR handle, const Secret* secret)
         : tpm_(tpm), handle_(handle)
     {
-        if (secret != nullptr && !secret->empty())
-        {
-            set(secret->view());
-        }
+        set(secret != nullptr ? secret->view() : ByteView());
     }
     AuthInScope(const AuthInScope&) = delete;
     AuthInScope& operator=(const AuthInScope&) = delete;

@@ -202,6 +202,8 @@ Bytes readCertificate(const Tpm& tpm, bool rsa)
 void setAuthorization(const Tpm& tpm, const Session& session, ESYS_TR hierarchy,
                       const Secret& value)
 {
+    // ESYS would remember the new value.
+    const AuthInScope none(tpm, hierarchy, nullptr);
     TPM2B_AUTH auth = sized<TPM2B_AUTH>(value.view());
     WipeAtEnd wiped(auth);
     check(Esys_HierarchyChangeAuth(tpm.get(), hierarchy,
@@ -260,11 +262,15 @@ Object storageKey(const Tpm& tpm, std::optional<ByteView> expected)
 Machine createKeys(const Tpm& tpm, EndorsementType type,
                    const Authorizations* authorizations)
 {
+    const Hardening set = hardening(tpm);
+    const auto inForce = [&](bool isSet, const Secret Authorizations::*which) {
+        return authorizations && isSet ? &(authorizations->*which) : nullptr;
+    };
     const AuthInScope owner(tpm, ESYS_TR_RH_OWNER,
-                            authorizations ? &authorizations->owner : nullptr);
-    const AuthInScope endorsement(tpm, ESYS_TR_RH_ENDORSEMENT,
-                                  authorizations ? &authorizations->endorsement
-                                                 : nullptr);
+                            inForce(set.ownerSet, &Authorizations::owner));
+    const AuthInScope endorsement(
+        tpm, ESYS_TR_RH_ENDORSEMENT,
+        inForce(set.endorsementSet, &Authorizations::endorsement));
     {
         const Object saltKey = temporarySaltKey(tpm);
         const Session session(tpm, saltKey);

@@ -53,7 +53,8 @@ enum class EndorsementType
 
 /** Makes the three keys where they are missing, and the NV index with the
  * oldest generation (0 at first). What is there stays, so it can be repeated
- * after a power cut. `authorizations` are those in force; nullptr: none set. */
+ * after a power cut. `authorizations`: used for the hierarchies that have one
+ * set; nullptr while none has. */
 Machine createKeys(const Tpm& tpm, EndorsementType type,
                    const Authorizations* authorizations);
 

@@ -163,8 +163,10 @@ TEST_F(QuoteTest, RestoredTpmStateRunsBack)
     tpm.reset();
     swtpm.restart();
     backup.becomeCloneOf(swtpm);
-    boot("clean 1");
-    boot("clean 1");
+    for (int i = 0; i < 4; ++i) // the copying costs two resets
+    {
+        boot("clean 1");
+    }
     QuoteExpectation expected = expect(context);
     expected.previous = verifyQuote(*key, quote(context), expected).clock;
     // Later somebody puts the old state back.

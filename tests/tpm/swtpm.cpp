@@ -3,8 +3,6 @@
 #include "common/deadline.hpp"
 #include "trust/tpm.hpp"
 
-#include <sys/stat.h>
-
 #include <cstdlib>
 #include <thread>
 
@@ -21,13 +19,6 @@ void requireOk(const ProcessOutput& output, const std::string& what)
         throw Error(what + ": " + output.status.describe() + "\n" + output.out +
                     output.err);
     }
-}
-
-bool isSocket(const std::filesystem::path& path)
-{
-    struct stat status
-    {};
-    return ::stat(path.c_str(), &status) == 0 && S_ISSOCK(status.st_mode);
 }
 
 } // namespace
@@ -76,7 +67,9 @@ void Swtpm::manufacture()
 
 void Swtpm::start()
 {
+    const std::filesystem::path control = socket().string() + ".ctrl";
     std::filesystem::remove(socket());
+    std::filesystem::remove(control);
     SpawnOptions options;
     options.argv = {"swtpm",
                     "socket",
@@ -86,19 +79,33 @@ void Swtpm::start()
                     "--server",
                     "type=unixio,path=" + socket().string(),
                     "--ctrl",
-                    "type=unixio,path=" + socket().string() + ".ctrl",
+                    "type=unixio,path=" + control.string(),
                     "--flags",
                     "not-need-init,startup-clear"};
     // It writes a line for each command.
     options.stdoutFd = -1;
     options.stderrFd = -1;
     process_.emplace(options);
+    waitUntilItAnswers();
+}
+
+void Swtpm::waitUntilItAnswers()
+{
     const Deadline deadline(std::chrono::seconds(20));
-    while (!isSocket(socket()) || !isSocket(socket().string() + ".ctrl"))
+    for (;;)
     {
-        if (deadline.passed() || !process_->running())
+        // The sockets are there before somebody listens on them.
+        try
         {
-            throw Error("swtpm does not start");
+            const trust::Tpm probe(tcti());
+            return;
+        }
+        catch (const trust::TpmError&)
+        {
+            if (deadline.passed() || !process_->running())
+            {
+                throw;
+            }
         }
         std::this_thread::sleep_for(Milliseconds(5));
     }

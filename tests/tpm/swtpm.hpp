@@ -52,6 +52,7 @@ class Swtpm
     std::filesystem::path state() const { return home_.path() / "state"; }
     void manufacture();
     void start();
+    void waitUntilItAnswers();
     ProcessOutput runTool(std::vector<std::string> argv) const;
 
     TempDirectory home_{"swtpm"};
