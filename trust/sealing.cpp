@@ -9,10 +9,7 @@ namespace airlock::trust
 namespace
 {
 
-constexpr std::string_view magic = "AIRLSEAL";
-constexpr std::uint16_t version = 1;
 constexpr std::size_t nameSize = 34;
-constexpr std::size_t maxPrivate = 512;
 constexpr TPM2_HANDLE pinIndex = 0x018a1002;
 
 /** Satisfied by policy alone, not counted as guesses, never leaves this TPM. */
@@ -25,20 +22,6 @@ ByteView viewOf(std::string_view text)
     return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
-/** All but the encrypted secret: it is authenticated with that. */
-Bytes header(const SealedBlob& blob)
-{
-    ByteWriter out;
-    out.text(magic);
-    out.be16(version);
-    out.bytes(blob.storageName);
-    out.bytes(blob.policyKeyName);
-    wire::writeSized(out, viewOf(blob.ref));
-    out.bytes(blob.unique);
-    wire::writeSized(out, blob.privatePart);
-    return out.release();
-}
-
 TPM2B_PUBLIC sealedTemplate(const PolicyKey& key, std::string_view ref)
 {
     TPM2B_PUBLIC out{};
@@ -49,18 +32,6 @@ TPM2B_PUBLIC sealedTemplate(const PolicyKey& key, std::string_view ref)
     area.authPolicy = sized<TPM2B_DIGEST>(authorizedPolicy(key, ref));
     area.parameters.keyedHashDetail.scheme.scheme = TPM2_ALG_NULL;
     return out;
-}
-
-template <std::size_t n>
-void readInto(ByteReader& in, std::array<std::uint8_t, n>& out)
-{
-    ByteView from = in.take(n);
-    std::copy(from.begin(), from.end(), out.begin());
-}
-
-Bytes copyOf(ByteView view)
-{
-    return {view.begin(), view.end()};
 }
 
 TPML_PCR_SELECTION selectionOf(const PcrSelection& selection)
@@ -241,50 +212,6 @@ void requireKey(const SealedBlob& blob, const PolicyKey& key)
 
 } // namespace
 
-Bytes SealedBlob::marshal() const
-{
-    ByteWriter out;
-    out.bytes(header(*this));
-    out.bytes(box.nonce);
-    out.bytes(box.tag);
-    out.be32(static_cast<std::uint32_t>(box.ciphertext.size()));
-    out.bytes(box.ciphertext);
-    return out.release();
-}
-
-SealedBlob SealedBlob::parse(ByteView data, std::string_view where)
-{
-    ByteReader in(data, where);
-    ByteView start = in.take(magic.size());
-    if (!std::equal(start.begin(), start.end(), viewOf(magic).begin()))
-    {
-        throw Refused(where, "is no sealed blob");
-    }
-    if (const std::uint16_t number = in.be16(); number != version)
-    {
-        throw Refused(
-            where, fmt::format("has version {}, known is {}", number, version));
-    }
-    SealedBlob out;
-    out.storageName = copyOf(in.take(nameSize));
-    out.policyKeyName = copyOf(in.take(nameSize));
-    ByteView ref = wire::readSized(in, 32, "policy tag");
-    out.ref.assign(ref.begin(), ref.end());
-    requirePolicyRef(out.ref, where);
-    readInto(in, out.unique);
-    out.privatePart = copyOf(wire::readSized(in, maxPrivate, "private part"));
-    readInto(in, out.box.nonce);
-    readInto(in, out.box.tag);
-    const std::uint32_t size = in.be32();
-    if (size > maxSecret)
-    {
-        throw Refused(where, fmt::format("has a secret of {} bytes", size));
-    }
-    out.box.ciphertext = copyOf(in.take(size));
-    wire::requireEnd(in);
-    return out;
-}
-
 SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
                 const Secret& secret)
 {
@@ -322,7 +249,7 @@ SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
     }
     std::copy(unique.begin(), unique.end(), out.unique.begin());
     out.privatePart = bytesOf(*privatePart);
-    out.box = gcmSeal(inner, header(out), secret.view());
+    out.box = gcmSeal(inner, out.header(), secret.view());
     return out;
 }
 
@@ -359,7 +286,7 @@ Secret UnsealSession::unseal(const SealedBlob& blob, const PolicyKey& key)
     TssPtr<TPM2B_SENSITIVE_DATA> owned(data);
     WipeAtEnd wiped(*data);
     const Secret inner(ByteView(data->buffer, data->size));
-    return gcmOpen(inner, header(blob), blob.box, "sealed blob");
+    return gcmOpen(inner, blob.header(), blob.box, "sealed blob");
 }
 
 Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
@@ -404,21 +331,6 @@ void cap(const Tpm& tpm, unsigned pcr)
           fmt::format("cannot cap PCR {}", pcr));
 }
 
-Digest capValue()
-{
-    return sha256(viewOf("airlock cap 1"));
-}
-
-PcrValues capped(PcrValues values, unsigned pcr)
-{
-    auto found = values.find(pcr);
-    if (found != values.end())
-    {
-        found->second = extended(found->second, capValue());
-    }
-    return values;
-}
-
 void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob)
 {
     const AuthInScope authorization(tpm, ESYS_TR_RH_OWNER, &owner);
@@ -451,7 +363,8 @@ Secret derive(const Secret& root, std::string_view purpose,
               std::uint64_t number)
 {
     ByteWriter what;
-    what.text("airlock key 1");
+    what.reserve(64 + purpose.size());
+    wire::writeSized(what, viewOf("airlock key 1"));
     wire::writeSized(what, viewOf(purpose));
     what.be64(number);
     Digest key = hmacSha256(root.view(), {what.data()});

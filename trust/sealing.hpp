@@ -1,38 +1,10 @@
 #pragma once
 
 #include "trust/keys.hpp"
-#include "trust/policy.hpp"
+#include "trust/sealed_blob.hpp"
 
 namespace airlock::trust
 {
-
-/** The PCR that is capped: the stub measures the image there and nobody can
- * set it back. */
-inline constexpr unsigned capPcr = 11;
-
-/** A secret that comes out only in one TPM, in a state that the policy key
- * approved. The TPM holds a key of 32 bytes; the secret itself, of up to 64
- * KiB, is encrypted under it.
- *
- * The public half of the TPM's object is not in here: it follows from policy
- * key and tag, so a file that was tampered with cannot ask for another policy.
- */
-struct SealedBlob
-{
-    static constexpr std::size_t maxSecret = 64U << 10;
-    static constexpr std::size_t maxSize = maxSecret + 2048;
-
-    Bytes storageName;   ///< of the TPM's storage key, 34 bytes
-    Bytes policyKeyName; ///< 34 bytes
-    std::string ref;     ///< policy tag
-    Digest unique{};     ///< of the object's public area
-    Bytes privatePart;   ///< encrypted by the TPM
-    GcmBox box;
-
-    Bytes marshal() const;
-    /** Refused naming `where` and the field; nothing may be left over. */
-    static SealedBlob parse(ByteView data, std::string_view where);
-};
 
 /** Seals for whatever `key` approves under `ref`. Needs no signed policy yet
  * and no authorization. */
@@ -59,10 +31,6 @@ Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
 
 /** Extends a PCR by a fixed value, which no image is measured as. */
 void cap(const Tpm& tpm, unsigned pcr = capPcr);
-Digest capValue();
-/** The values of a machine that was capped: what its quote has to show, and
- * then the secret cannot come out any more. */
-PcrValues capped(PcrValues values, unsigned pcr = capPcr);
 
 /** One attempt by steps, in the TPM alone: unseal() without its software
  * checks, for what wants to see the TPM refuse. */

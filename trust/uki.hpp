@@ -15,9 +15,9 @@ class Uki
   public:
     static constexpr std::size_t maxSize = 1U << 30;
 
-    /** `data` has to outlive it. Refused when it is no PE image, when sections
-     * overlap or lie outside, or when it has what this does not predict:
-     * profiles, device trees or firmware chosen by hardware. */
+    /** Keeps copies of the sections only. Refused when it is no PE image, when
+     * sections overlap or lie outside, or when it has what this does not
+     * predict: profiles, device trees or firmware chosen by hardware. */
     static Uki parse(ByteView data, const std::string& where);
 
     /** The Authenticode digest: what firmware extends PCR 4 with, and what a

@@ -386,15 +386,13 @@ class BusTest : public SealingTest
     /** Whether some 32 bytes in there are the key of the blob. */
     static bool opens(const Bytes& bus, const SealedBlob& blob)
     {
-        const Bytes file = blob.marshal();
-        const std::size_t header =
-            file.size() - 12 - 16 - 4 - blob.box.ciphertext.size();
+        const Bytes header = blob.header();
         for (std::size_t at = 0; at + 32 <= bus.size(); ++at)
         {
             try
             {
-                gcmOpen(Secret(ByteView(bus).subspan(at, 32)),
-                        ByteView(file).first(header), blob.box, "blob");
+                gcmOpen(Secret(ByteView(bus).subspan(at, 32)), header, blob.box,
+                        "blob");
                 return true;
             }
             catch (const Refused&)
@@ -426,11 +424,7 @@ TEST_F(BusTest, ListenerWouldLearnItFromPlainSessions)
     // The same by hand without encryption: shows that opens() finds keys.
     const Secret inner = Secret::random(32);
     SealedBlob plain = blob;
-    const Bytes file = blob.marshal();
-    const std::size_t header =
-        file.size() - 12 - 16 - 4 - blob.box.ciphertext.size();
-    plain.box = gcmSeal(inner, ByteView(file).first(header),
-                        secretOf(theSecret).view());
+    plain.box = gcmSeal(inner, blob.header(), secretOf(theSecret).view());
     ByteWriter bus;
     bus.text("what else goes over the bus");
     bus.bytes(inner.view());
