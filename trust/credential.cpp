@@ -187,7 +187,8 @@ wire::Public endorsementKey(ByteView publicArea, std::string_view where)
         (out.attributes & wire::sign) != 0 || out.symmetric != wire::algAes ||
         out.scheme != wire::algNull)
     {
-        throw Refused(where, "is no endorsement key: " +
+        throw Refused(where, "is no key that stays in its TPM and only "
+                             "decrypts: " +
                                  wire::attributesText(out.attributes));
     }
     return out;

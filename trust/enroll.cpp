@@ -11,6 +11,13 @@ namespace
 constexpr const char* machineFile = "machine.json";
 constexpr const char* authorizationsFile = "authorizations.sealed";
 
+/** Where the next blob waits until the TPM has noted it. */
+std::filesystem::path nextTo(std::filesystem::path path)
+{
+    path += ".next";
+    return path;
+}
+
 void writeMachine(const std::filesystem::path& directory,
                   const Machine& machine)
 {
@@ -66,6 +73,48 @@ Authorizations readAuthorizations(const Tpm& tpm,
     const SealedBlob blob = readBlob(directory / authorizationsFile);
     return Authorizations::split(
         unseal(tpm, blob, policy.key, policy.policies));
+}
+
+SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
+                       const PolicySet& policy, const Secret& owner,
+                       const Secret& secret)
+{
+    // What an interrupted rotation left may be the one in force.
+    if (std::filesystem::exists(nextTo(path)))
+    {
+        writeBlob(path, loadPinned(tpm, path));
+    }
+    SealedBlob blob = seal(tpm, policy.key, policy.ref, secret);
+    writeBlob(nextTo(path), blob);
+    pin(tpm, owner, blob);
+    std::filesystem::rename(nextTo(path), path);
+    syncDirectory(path.has_parent_path() ? path.parent_path() : ".");
+    return blob;
+}
+
+SealedBlob loadPinned(const Tpm& tpm, const std::filesystem::path& path)
+{
+    std::string why;
+    for (const std::filesystem::path& file : {path, nextTo(path)})
+    {
+        if (!std::filesystem::exists(file))
+        {
+            continue;
+        }
+        try
+        {
+            SealedBlob blob = readBlob(file);
+            requirePinned(tpm, blob);
+            return blob;
+        }
+        catch (const Refused& refused)
+        {
+            why += (why.empty() ? "" : "; ") + file.filename().string() + " " +
+                   refused.reason();
+        }
+    }
+    throw Refused("sealed blob",
+                  why.empty() ? path.string() + " is missing" : why);
 }
 
 SealedBlob readBlob(const std::filesystem::path& path)

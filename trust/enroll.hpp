@@ -33,6 +33,17 @@ Authorizations readAuthorizations(const Tpm& tpm,
                                   const std::filesystem::path& directory,
                                   const PolicySet& policy);
 
+/** Seals and puts the blob into force, in an order that a power cut cannot
+ * spoil: the new blob is on the disk beside the old one, then the TPM notes it,
+ * then the old one goes. At each moment loadPinned() finds the one in force. */
+SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
+                       const PolicySet& policy, const Secret& owner,
+                       const Secret& secret);
+
+/** The blob in force: the file, or the one beside it that was not renamed yet.
+ * Refused when neither is. */
+SealedBlob loadPinned(const Tpm& tpm, const std::filesystem::path& path);
+
 SealedBlob readBlob(const std::filesystem::path& path);
 void writeBlob(const std::filesystem::path& path, const SealedBlob& blob);
 

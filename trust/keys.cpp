@@ -320,11 +320,17 @@ Machine readMachine(const Tpm& tpm)
                                           handle));
         }
     }
+    // A key that may leave its TPM protects nothing; somebody may have been
+    // here before us.
+    static_cast<void>(endorsementKey(publicArea(tpm, storageHandle),
+                                     "storage key of the TPM"));
     out.endorsement = publicArea(tpm, endorsementHandle);
     out.attestation = publicArea(tpm, attestationHandle);
     const wire::Public key =
         endorsementKey(out.endorsement, "endorsement key of the TPM");
     out.endorsementCertificate = readCertificate(tpm, key.type == wire::algRsa);
+    static_cast<void>(
+        AttestationKey::parse(out.attestation, "attestation key of the TPM"));
     return out;
 }
 

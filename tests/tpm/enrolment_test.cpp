@@ -1,4 +1,5 @@
 #include "tests/tpm/tpm_fixture.hpp"
+#include "trust/enroll.hpp"
 
 namespace airlock::trust
 {
@@ -128,15 +129,90 @@ TEST_F(EnrolmentTest, AuthorizationsSurviveBeingSealed)
     EXPECT_THROW(Authorizations::split(Secret(95)), Refused);
 }
 
-TEST_F(EnrolmentTest, AStrangersKeysInOurPlacesAreRefused)
+/** Somebody was here first, with a key that may leave its TPM. */
+class StrangerTest : public EnrolmentTest,
+                     public testing::WithParamInterface<const char*>
+{};
+
+TEST_P(StrangerTest, KeysInOurPlacesAreRefused)
 {
-    // Somebody was here first, with a key that may leave its TPM.
     tpm.reset();
-    swtpm.tool({"tpm2_createprimary", "-C", "o", "-G", "ecc", "-c", "p.ctx"});
-    swtpm.tool({"tpm2_evictcontrol", "-c", "p.ctx", "0x810a1002"});
+    swtpm.tool({"tpm2_createprimary", "-C", "o", "-G", "ecc", "-a",
+                "restricted|decrypt|sensitivedataorigin|userwithauth", "-c",
+                "p.ctx"});
+    swtpm.tool({"tpm2_evictcontrol", "-c", "p.ctx", GetParam()});
     swtpm.tool({"tpm2_flushcontext", "-t"});
     connect();
     EXPECT_NE(errorOf([&] { enroll(); }), "");
+    EXPECT_NE(errorOf([&] { readMachine(*tpm); }), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(EachPlace, StrangerTest,
+                         testing::Values("0x810a1001", "0x810a1002",
+                                         "0x810a1003"));
+
+/** A secret that is replaced, with the power going at any time. */
+class RotationTest : public EnrolmentTest
+{
+  protected:
+    RotationTest()
+    {
+        enroll();
+        boot("clean 1");
+        policy.policies = {approve("clean 1")};
+        storePinned(*tpm, path, policy, Secret(), test::secretOf("first"));
+    }
+
+    std::string inForce()
+    {
+        return test::textOf(
+            unseal(*tpm, loadPinned(*tpm, path), policy.key, policy.policies));
+    }
+
+    std::filesystem::path path = swtpm.directory() / "mac";
+    std::filesystem::path next = swtpm.directory() / "mac.next";
+    PolicySet policy{policyKey, "clean", {}};
+};
+
+TEST_F(RotationTest, OneIsInForceAtEachMoment)
+{
+    EXPECT_EQ(inForce(), "first");
+    const SealedBlob blob =
+        seal(*tpm, policyKey, "clean", test::secretOf("second"));
+    writeBlob(next, blob); // cut here
+    EXPECT_EQ(inForce(), "first");
+    pin(*tpm, Secret(), blob); // and here
+    EXPECT_EQ(inForce(), "second");
+    // The next rotation finds what the one before left.
+    storePinned(*tpm, path, policy, Secret(), test::secretOf("third"));
+    EXPECT_EQ(inForce(), "third");
+    EXPECT_FALSE(std::filesystem::exists(next));
+}
+
+TEST_F(RotationTest, InterruptedOneIsNotLostByTheNext)
+{
+    const SealedBlob blob =
+        seal(*tpm, policyKey, "clean", test::secretOf("second"));
+    writeBlob(next, blob);
+    pin(*tpm, Secret(), blob);
+    // The power goes again before the TPM has noted the third.
+    EXPECT_THROW(
+        storePinned(*tpm, path, policy, values.owner, test::secretOf("third")),
+        TpmError);
+    EXPECT_EQ(inForce(), "second");
+}
+
+TEST_F(RotationTest, OldHalfAndMissingFilesAreRefused)
+{
+    std::filesystem::copy(path, swtpm.directory() / "old");
+    storePinned(*tpm, path, policy, Secret(), test::secretOf("second"));
+    std::filesystem::rename(swtpm.directory() / "old", path);
+    EXPECT_THAT(errorOf([&] { inForce(); }),
+                HasSubstr("mac is not the one that is in force"));
+    writeFileAtomic(path, std::string_view("AIRLSEAL"));
+    EXPECT_THROW(inForce(), Refused);
+    std::filesystem::remove(path);
+    EXPECT_THAT(errorOf([&] { inForce(); }), HasSubstr("is missing"));
 }
 
 } // namespace

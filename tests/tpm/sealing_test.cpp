@@ -1,6 +1,9 @@
 #include "tests/tpm/tpm_fixture.hpp"
 #include "trust/nv.hpp"
 
+#include <openssl/evp.h>
+#include <openssl/rsa.h>
+
 #include <cstdlib>
 #include <functional>
 
@@ -163,10 +166,7 @@ TEST_F(SealingTest, SignedValuesCannotBeChanged)
 
 TEST_F(SealingTest, PolicyKeyMayBeRsa)
 {
-    swtpm.tool({"openssl", "genrsa", "-out", "rsa.pem", "2048"});
-    const Bytes pem = readFile(swtpm.directory() / "rsa.pem", 1U << 16);
-    const Key rsa = privateKeyFromPem(
-        {reinterpret_cast<const char*>(pem.data()), pem.size()}, "rsa.pem");
+    const Key rsa(EVP_RSA_gen(2048));
     const PolicyKey key = PolicyKey::of(rsa);
     const SignedPolicy policy =
         SignedPolicy::sign(rsa, {"clean 1", 1, now()}, "clean");

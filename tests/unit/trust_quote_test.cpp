@@ -443,7 +443,7 @@ TEST(CandidateTest, AnswerCountsOnce)
     EXPECT_THAT(errorOf([&] {
                     Candidate(machine, {"", {sha256(machine.endorsement)}});
                 }),
-                HasSubstr("is no endorsement key"));
+                HasSubstr("is no key that stays in its TPM"));
     // And two keys of different kinds do not pass for each other.
     machine.endorsement = area.marshal();
     machine.attestation = area.marshal();

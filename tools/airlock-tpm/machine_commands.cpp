@@ -76,13 +76,16 @@ Result seal(const Options& options)
     const Tpm tpm(options.tcti);
     const PolicySet policy = policySet(options);
     const Secret secret = readSecret(options);
-    const SealedBlob blob = trust::seal(tpm, policy.key, policy.ref, secret);
-    // The new one is on the disk before the old one stops being in force.
-    writeBlob(options.output, blob);
     if (options.pin)
     {
-        trust::pin(tpm, readAuthorizations(tpm, options.state, policy).owner,
-                   blob);
+        const Authorizations authorizations =
+            readAuthorizations(tpm, options.state, policy);
+        storePinned(tpm, options.output, policy, authorizations.owner, secret);
+    }
+    else
+    {
+        writeBlob(options.output,
+                  trust::seal(tpm, policy.key, policy.ref, secret));
     }
     return {{{"sealed", secret.size()}, {"pinned", options.pin}},
             fmt::format("sealed {} bytes for {}{}\n", secret.size(), policy.ref,
@@ -93,11 +96,8 @@ Result unseal(const Options& options)
 {
     const Tpm tpm(options.tcti);
     const PolicySet policy = policySet(options);
-    const SealedBlob blob = readBlob(options.file);
-    if (options.pin)
-    {
-        requirePinned(tpm, blob);
-    }
+    const SealedBlob blob =
+        options.pin ? loadPinned(tpm, options.file) : readBlob(options.file);
     const Secret secret =
         options.once ? unsealOnce(tpm, blob, policy.key, policy.policies)
                      : trust::unseal(tpm, blob, policy.key, policy.policies);
