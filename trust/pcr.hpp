@@ -43,7 +43,6 @@ class PcrSelection
     bool empty() const { return mask_ == 0; }
     std::vector<unsigned> list() const;
     std::string text() const;
-    std::uint32_t mask() const { return mask_; }
 
     /** A TPML_PCR_SELECTION with one entry: SHA-256, three bytes. */
     Bytes marshal() const;

@@ -50,7 +50,6 @@ class Secret
         return out;
     }
 
-    Secret copy() const { return Secret(view()); }
     ByteView view() const { return {data_.get(), size_}; }
     std::span<std::uint8_t> bytes() { return {data_.get(), size_}; }
     std::size_t size() const { return size_; }

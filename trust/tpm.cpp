@@ -87,30 +87,19 @@ void readSome(const Tpm& tpm, const std::vector<unsigned>& numbers,
     }
 }
 
-TPM2_SE typeOf(Session::Kind kind)
-{
-    switch (kind)
-    {
-    case Session::Kind::policy:
-        return TPM2_SE_POLICY;
-    case Session::Kind::trial:
-        return TPM2_SE_TRIAL;
-    default:
-        return TPM2_SE_HMAC;
-    }
-}
-
 ESYS_TR startSession(const Tpm& tpm, const Object& saltKey, Session::Kind kind)
 {
     TPMT_SYM_DEF symmetric{};
     symmetric.algorithm = TPM2_ALG_AES;
     symmetric.keyBits.aes = 128;
     symmetric.mode.aes = TPM2_ALG_CFB;
+    const TPM2_SE type =
+        kind == Session::Kind::policy ? TPM2_SE_POLICY : TPM2_SE_HMAC;
     ESYS_TR out = ESYS_TR_NONE;
     check(Esys_StartAuthSession(tpm.get(), saltKey.get(), ESYS_TR_NONE,
                                 ESYS_TR_NONE, ESYS_TR_NONE, ESYS_TR_NONE,
-                                nullptr, typeOf(kind), &symmetric,
-                                TPM2_ALG_SHA256, &out),
+                                nullptr, type, &symmetric, TPM2_ALG_SHA256,
+                                &out),
           "cannot start a session with the TPM");
     return out;
 }

@@ -146,7 +146,6 @@ class Session
     {
         hmac,
         policy,
-        trial, ///< works a policy out, authorizes nothing
     };
 
     Session(const Tpm& tpm, const Object& saltKey, Kind kind = Kind::hmac);

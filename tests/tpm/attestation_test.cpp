@@ -41,12 +41,6 @@ class QuoteTest : public test::TpmTest
         return errorOf([&] { verifyQuote(*key, given, expected); });
     }
 
-    /** With an HMAC session of no meaning: as an attacker would. */
-    Quote quoteWithHash(const PcrSelection& pcrs, const Digest& extra)
-    {
-        return makeQuote(*tpm, pcrs, extra);
-    }
-
     Machine machine;
     std::optional<AttestationKey> key;
     QuoteContext context{"boot-host", Bytes(32, 1), Bytes(32, 2), "port 1"};
@@ -86,7 +80,7 @@ TEST_F(QuoteTest, ToolsOfOthersAcceptIt)
     };
     EXPECT_TRUE(swtpm.toolAccepts(arguments(qualifyingData(context))));
     EXPECT_FALSE(swtpm.toolAccepts(arguments(Digest{})));
-    // And they read the same PCRs.
+    // And they read the same in it.
     tpm.reset();
     EXPECT_THAT(swtpm.tool({"tpm2_print", "-t", "TPMS_ATTEST", "attest"}),
                 HasSubstr(toHex(qualifyingData(context))));
@@ -129,7 +123,7 @@ TEST_F(QuoteTest, SelectionHasToBeTheOneAskedFor)
          {PcrSelection{0}, PcrSelection{0, 2, 4, 7, 9, 11, 12},
           PcrSelection{0, 1, 2, 4, 7, 9, 11, 12, 13}})
     {
-        const Quote made = quoteWithHash(other, expected.extraData);
+        const Quote made = makeQuote(*tpm, other, expected.extraData);
         EXPECT_THAT(refusal(made, expected), HasSubstr("was asked for"));
     }
 }
