@@ -65,7 +65,8 @@ struct QuoteExpectation
 {
     Digest extraData{};
     PcrValues pcrs; ///< their numbers are the selection, all of it
-    /** Of the last good quote of the same key: time must not run back. */
+    /** Of the last good quote of the same key. The reset counter must not fall,
+     * nor, within one boot, restart counter and clock. */
     std::optional<wire::ClockInfo> previous;
     /** The TPM must not have been reset since `previous`: a lease ends with
      * the boot that it was given to. */

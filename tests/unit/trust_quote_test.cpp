@@ -263,14 +263,15 @@ TEST_F(ForgedQuoteTest, ClockDoesNotRunBack)
         bool sameBoot;
         const char* says;
     };
-    for (const Case& it :
-         std::vector<Case>{{{1000, 3, 1, true}, true, ""},
-                           {{900, 2, 9, true}, false, ""},
-                           {{1001, 3, 1, true}, false, "1000 ms after 1001"},
-                           {{1, 4, 0, true}, false, "reset count 3 after 4"},
-                           {{1, 3, 2, true}, false, "restart count 1 after 2"},
-                           {{900, 2, 1, true}, true, "was reset or restarted"},
-                           {{900, 3, 0, true}, true, "was reset or restarted"}})
+    for (const Case& it : std::vector<Case>{
+             {{1000, 3, 1, true}, true, ""},
+             {{900, 2, 9, true}, false, ""},
+             {{5000, 2, 1, true}, false, ""}, // killed, started anew
+             {{1001, 3, 1, true}, false, "1000 ms after 1001"},
+             {{1, 4, 0, true}, false, "reset count 3 after 4"},
+             {{1, 3, 2, true}, false, "restart count 1 after 2"},
+             {{900, 2, 1, true}, true, "was reset or restarted"},
+             {{900, 3, 0, true}, true, "was reset or restarted"}})
     {
         expected.previous = it.before;
         expected.sameBoot = it.sameBoot;
