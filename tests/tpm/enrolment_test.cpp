@@ -77,6 +77,15 @@ TEST_F(EnrolmentTest, WithoutAuthorizationNothingCanBeTakenAway)
     enroll();
     harden(*tpm, values);
     EXPECT_NE(clearBy(ESYS_TR_RH_LOCKOUT), TSS2_RC_SUCCESS);
+    {
+        // Nor over the connection that set them: ESYS has forgotten them.
+        const Object key = Object::persistent(*tpm, storageHandle);
+        ESYS_TR gone = ESYS_TR_NONE;
+        EXPECT_NE(Esys_EvictControl(tpm->get(), ESYS_TR_RH_OWNER, key.get(),
+                                    ESYS_TR_PASSWORD, ESYS_TR_NONE,
+                                    ESYS_TR_NONE, storageHandle, &gone),
+                  TSS2_RC_SUCCESS);
+    }
     EXPECT_FALSE(outsiderCan({"tpm2_clear"}));
     EXPECT_FALSE(outsiderCan({"tpm2_evictcontrol", "-c", "0x810a1001"}));
     EXPECT_FALSE(outsiderCan({"tpm2_nvundefine", "0x018a1001"}));
