@@ -159,6 +159,7 @@ class JobStore
     void requireRoom(const std::string& owner, const JobRequest& request) const;
     void save(Job& job);
     void change(Job& job, JobState state);
+    void giveUp(Job& job, JobState state);
     void end(Job& job);
     void fail(Job& job, const JobError& error);
     void forgetOldest();

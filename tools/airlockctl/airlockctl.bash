@@ -27,7 +27,7 @@ _airlockctl_complete() {
         ;;
     --booted)
         mapfile -t COMPREPLY < <(compgen -W \
-            "shell serial: idle: after:" -- "$current")
+            "auto guest-agent shell serial: idle: after:" -- "$current")
         return
         ;;
     esac
