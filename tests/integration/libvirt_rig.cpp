@@ -27,8 +27,6 @@ constexpr unsigned bootPort = 17420;
 /** The last two digits count. */
 constexpr const char* uuidStart = "3b9b1f0e-4f3e-4b51-9a4a-3b7a4a0c9d";
 constexpr unsigned firstUuid = 0x11;
-/** For a guest that was asked whether it lives. */
-constexpr Milliseconds answerTime = std::chrono::seconds(5);
 
 /** Bind mounts over what libvirt has compiled in, seen by this libvirtd only.
  * libvirt wants its user to exist even if it is not used. */
@@ -593,7 +591,8 @@ void HostedGuest::waitReborn(Milliseconds timeout)
 }
 
 std::string HostedGuest::waitOtherLife(const std::string& bootId,
-                                       Milliseconds timeout)
+                                       Milliseconds timeout,
+                                       Milliseconds patience)
 {
     Deadline deadline(timeout);
     for (;;)
@@ -602,8 +601,8 @@ std::string HostedGuest::waitOtherLife(const std::string& bootId,
         waitState("running", deadline.left());
         try
         {
-            waitAlive(answerTime);
-            std::string now = this->bootId();
+            waitAlive(patience);
+            std::string now = this->bootId(patience);
             if (now != bootId)
             {
                 return now;
@@ -638,10 +637,10 @@ void HostedGuest::send(const std::string& line)
     console_->sendLine(line);
 }
 
-std::string HostedGuest::bootId()
+std::string HostedGuest::bootId(Milliseconds timeout)
 {
     constexpr std::size_t size = 37; // with the line's end
-    std::string id = run("cat /proc/sys/kernel/random/boot_id", answerTime);
+    std::string id = run("cat /proc/sys/kernel/random/boot_id", timeout);
     if (id.size() != size ||
         id.find_first_not_of("0123456789abcdef-\n") != std::string::npos)
     {

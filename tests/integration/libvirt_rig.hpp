@@ -109,14 +109,16 @@ class HostedGuest
      */
     void waitReborn(Milliseconds timeout);
     /** Waits until another life than that with this boot id answers; for when
-     * it is not known how far the reboot is. Returns its boot id. */
-    std::string waitOtherLife(const std::string& bootId, Milliseconds timeout);
+     * it is not known how far the reboot is. Returns its boot id. A question
+     * that is not answered in `patience` is asked again. */
+    std::string waitOtherLife(const std::string& bootId, Milliseconds timeout,
+                              Milliseconds patience = std::chrono::seconds(5));
 
     /** Output of a command in the guest; Error unless it ends with 0. */
     std::string run(const std::string& command,
                     Milliseconds timeout = std::chrono::minutes(1));
     void send(const std::string& line);
-    std::string bootId();
+    std::string bootId(Milliseconds timeout = std::chrono::seconds(5));
     /** Between waitAlive() and the end of that life. */
     Console& console() { return *console_; }
 
