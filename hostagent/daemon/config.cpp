@@ -1,12 +1,11 @@
 #include "hostagent/daemon/config.hpp"
 
 #include "common/error.hpp"
+#include "common/toml_table.hpp"
 
 #include <fmt/format.h>
-#include <toml++/toml.h>
 
 #include <limits>
-#include <set>
 
 namespace airlock::host
 {
@@ -14,98 +13,7 @@ namespace airlock::host
 namespace
 {
 
-using std::chrono::seconds;
-
-/** A table of the file. Every key has to be asked for: done() refuses those
- * that nobody knows. */
-class Table
-{
-  public:
-    Table(const toml::table& table, std::string name)
-        : table_(table), name_(std::move(name))
-    {}
-
-    void text(const char* key, std::string& out)
-    {
-        if (const toml::node* node = find(key))
-        {
-            auto value = node->value_exact<std::string>();
-            out = value ? *value : refuse(*node, key, "has to be a text");
-        }
-    }
-    void path(const char* key, std::filesystem::path& out)
-    {
-        std::string value = out.string();
-        text(key, value);
-        out = value;
-    }
-    template <typename Number>
-    void number(const char* key, Number& out, std::int64_t least,
-                std::int64_t most)
-    {
-        if (const toml::node* node = find(key))
-        {
-            auto value = node->value_exact<std::int64_t>();
-            if (!value || *value < least || *value > most)
-            {
-                refuse(*node, key,
-                       fmt::format("has to be a number from {} to {}", least,
-                                   most));
-            }
-            out = static_cast<Number>(*value);
-        }
-    }
-    void time(const char* key, seconds& out)
-    {
-        std::int64_t value = out.count();
-        number(key, value, 1, 7LL * 24 * 3600);
-        out = seconds(value);
-    }
-    const toml::node* find(const char* key)
-    {
-        known_.insert(key);
-        return table_.get(key);
-    }
-    void done() const
-    {
-        for (const auto& [key, node] : table_)
-        {
-            if (!known_.contains(std::string(key.str())))
-            {
-                refuse(node, std::string(key.str()), "is not known");
-            }
-        }
-    }
-
-  private:
-    [[noreturn]] std::string refuse(const toml::node& node,
-                                    const std::string& key,
-                                    const std::string& why) const
-    {
-        throw Error(fmt::format("line {}: {}{} {}", node.source().begin.line,
-                                name_, key, why));
-    }
-
-    const toml::table& table_;
-    std::string name_;
-    std::set<std::string> known_;
-};
-
-const toml::table& subtable(Table& parent, const char* key)
-{
-    static const toml::table empty;
-    const toml::node* node = parent.find(key);
-    if (node == nullptr)
-    {
-        return empty;
-    }
-    if (!node->is_table())
-    {
-        throw Error(fmt::format("line {}: {} has to be a table",
-                                node->source().begin.line, key));
-    }
-    return *node->as_table();
-}
+using Table = TomlTable;
 
 void readReboot(const toml::table& toml, RebootSettings& out)
 {
@@ -155,13 +63,13 @@ Config readTables(const toml::table& toml)
     top.path("socket", out.socket);
     top.text("alert-command", out.alertCommand);
 
-    Table tls(subtable(top, "tls"), "tls.");
+    Table tls(top.sub("tls"), "tls.");
     tls.path("certificate", out.identity.certificate);
     tls.path("key", out.identity.key);
     tls.path("authorities", out.identity.authorities);
     tls.done();
 
-    readReboot(subtable(top, "reboot"), out.reboot);
+    readReboot(top.sub("reboot"), out.reboot);
 
     if (const toml::node* servers = top.find("server"))
     {

@@ -167,6 +167,15 @@ class SwitchAgent::Impl : public Fabric
         return describe(port);
     }
 
+    Json rotateByHost(const std::string& host, const Secret& root)
+    {
+        std::lock_guard lock(mutex_);
+        Port& port = portOf(host);
+        port.agent->rotate(root, now());
+        wake();
+        return describe(port);
+    }
+
     Json statusOfHost(const std::string& host)
     {
         std::lock_guard lock(mutex_);
@@ -757,6 +766,11 @@ Json SwitchAgent::cutByHost(const std::string& host)
 Json SwitchAgent::statusOfHost(const std::string& host)
 {
     return impl_->statusOfHost(host);
+}
+
+Json SwitchAgent::rotateByHost(const std::string& host, const Secret& root)
+{
+    return impl_->rotateByHost(host, root);
 }
 
 void SwitchAgent::enroll(const std::string& port, const Enrolment& enrolment)

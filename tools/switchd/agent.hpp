@@ -75,6 +75,8 @@ class SwitchAgent
     /** The same for the port of a boot host, which gets to see the answer. */
     Json cutByHost(const std::string& host);
     Json statusOfHost(const std::string& host);
+    /** See PortAgent::rotate(). */
+    Json rotateByHost(const std::string& host, const Secret& root);
 
     void enroll(const std::string& port, const Enrolment& enrolment);
     /** A new root, counted from epoch 0, for a port that has one. */

@@ -501,6 +501,26 @@ void PortAgent::enroll(const Enrolment& enrolment)
     fabric_.guardsChanged();
 }
 
+void PortAgent::rotate(const Secret& root, TimePoint now)
+{
+    if (!lease_)
+    {
+        throw Refused("not-open", "the port is not open");
+    }
+    if (!enrolment_->root)
+    {
+        throw Refused("no-root", "the port's method has no root");
+    }
+    Enrolment fresh = *enrolment_;
+    fresh.root = root;
+    fresh.epoch = 0;
+    store_.save(settings_.name, fresh);
+    cutByHost(now);
+    enrolment_ = fresh;
+    loadAddresses();
+    fabric_.guardsChanged();
+}
+
 void PortAgent::tick(TimePoint now)
 {
     if (lease_ && now >= lease_->ends)

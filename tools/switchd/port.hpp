@@ -149,6 +149,11 @@ class PortAgent
     /** The same on behalf of the boot host, which still gets an answer. */
     void cutByHost(TimePoint now);
 
+    /** A new root from the boot host itself, which is clean as long as its
+     * lease is open; ends the lease as cutByHost() does. Throws Refused with
+     * "not-open" or "no-root" as `where`. */
+    void rotate(const Secret& root, TimePoint now);
+
     /** Replaces the enrolment; ends the lease. */
     void enroll(const Enrolment& enrolment);
     const std::optional<Enrolment>& enrolment() const { return enrolment_; }

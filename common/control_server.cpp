@@ -1,4 +1,4 @@
-#include "hostagent/control/server.hpp"
+#include "common/control_server.hpp"
 
 #include "common/socket.hpp"
 
@@ -16,7 +16,7 @@
 #include <map>
 #include <mutex>
 
-namespace airlock::host::control
+namespace airlock::control
 {
 
 namespace
@@ -50,7 +50,7 @@ Peer peerOf(int socket)
 }
 
 /** Removes a socket that nobody listens at any more. */
-void removeStale(const std::filesystem::path& path)
+void removeStale(const std::filesystem::path& path, const Daemon& daemon)
 {
     struct stat info
     {};
@@ -72,7 +72,7 @@ void removeStale(const std::filesystem::path& path)
         return;
     }
     throw Error("another process listens at " + path.string() +
-                ": is another airlock-hostd running?");
+                ": is another " + daemon.program + " running?");
 }
 
 /** One peer: what it sent and what it has not taken yet. */
@@ -94,7 +94,7 @@ class Server::Impl
   public:
     explicit Impl(const ServerOptions& options) : options_(options)
     {
-        removeStale(options.path);
+        removeStale(options.path, options.daemon);
         // Until its mode is right, peers are checked by who they are.
         listener_ = listenUnix(options.path, backlog);
         gid_t group = options.group.value_or(static_cast<gid_t>(-1));
@@ -229,7 +229,8 @@ class Server::Impl
             reply(connection,
                   errorReply(errors::denied,
                              "only root and the members of the socket's group "
-                             "may talk to the host agent"));
+                             "may talk to " +
+                                 options_.daemon.what));
             connection.closing = true;
         }
         connections_.push_back(std::move(connection));
@@ -449,4 +450,4 @@ void Server::run(const std::stop_token& stop)
     impl_->run(stop);
 }
 
-} // namespace airlock::host::control
+} // namespace airlock::control
