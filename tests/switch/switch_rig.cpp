@@ -161,7 +161,9 @@ CableEnd::CableEnd(const std::string& name)
 
 void CableEnd::send(ByteView frame)
 {
-    if (::send(fd_.get(), frame.data(), frame.size(), 0) < 0)
+    // ENOBUFS: nftables dropped it on the way out.
+    if (::send(fd_.get(), frame.data(), frame.size(), 0) < 0 &&
+        errno != ENOBUFS)
     {
         throwErrno("cannot send at " + name_);
     }
@@ -221,6 +223,7 @@ SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
         writeText("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
     });
     switch_.enter();
+    setIpv6("default", false);
     runTool({"ip", "link", "set", "lo", "up"});
     runTool({"ip", "link", "add", "br0", "type", "bridge"});
     runTool({"ip", "link", "set", "br0", "up"});
@@ -235,11 +238,18 @@ SwitchRig::~SwitchRig()
     join(home_.get());
 }
 
+void SwitchRig::setIpv6(const std::string& port, bool on)
+{
+    writeText("/proc/sys/net/ipv6/conf/" + port + "/disable_ipv6",
+              on ? "0" : "1");
+}
+
 void SwitchRig::plug(const std::string& port)
 {
     runTool({"ip", "link", "add", port, "type", "veth", "peer", "name", port,
              "netns", cables_.path()});
     runTool({"ip", "link", "set", port, "master", "br0"});
+    setIpv6(port, port.starts_with("boot"));
     cables_.run([&] {
         runTool({"ip", "link", "set", port, "up"});
         ends_[port] = std::make_unique<CableEnd>(port);

@@ -87,6 +87,10 @@ class SwitchRig
     /** Makes a cable and plugs it into the bridge. */
     void plug(const std::string& port);
 
+    /** Whether the switch's own IPv6 speaks at a port by itself. It does at
+     * boot ports, where nothing of it may come out, and nowhere else. */
+    static void setIpv6(const std::string& port, bool on);
+
     /** Sends the frame at a port; what comes out of the others, when all of it
      * has come through, without the rig's own frames. */
     std::map<std::string, std::vector<Caught>> through(const std::string& port,

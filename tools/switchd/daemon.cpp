@@ -54,7 +54,6 @@ class StopSignals
     }
 
     std::stop_token token() const { return source_.get_token(); }
-    void stop() { source_.request_stop(); }
 
   private:
     sigset_t set_{};
