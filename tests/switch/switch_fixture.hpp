@@ -118,13 +118,25 @@ class Switch : public ::testing::Test
     /** How many frames come out of any other port. */
     std::size_t leaks(const std::string& port, ByteView bytes)
     {
-        return rig.count(rig.through(port, bytes), {port});
+        auto seen = rig.through(port, bytes);
+        std::size_t out = rig.count(seen, {port});
+        if (out > 0)
+        {
+            std::cout << rig.describe(seen); // tells what it was
+        }
+        return out;
     }
 
-    /** Whether a broadcast from this address passes the port. */
+    /** Whether a broadcast from this address comes out of any other port. */
     bool passes(const std::string& port, const MacAddress& address)
     {
-        return leaks(port, frame(everybody, address, dataType)) > 0;
+        auto seen = rig.through(port, frame(everybody, address, dataType));
+        return std::any_of(seen.begin(), seen.end(), [&](const auto& one) {
+            return std::any_of(one.second.begin(), one.second.end(),
+                               [&](const Caught& caught) {
+                                   return caught.source() == address;
+                               });
+        });
     }
 
     /** What the kernel's own tool says about a port's addresses. */

@@ -161,9 +161,14 @@ CableEnd::CableEnd(const std::string& name)
 
 void CableEnd::send(ByteView frame)
 {
+    ssize_t n = ::send(fd_.get(), frame.data(), frame.size(), 0);
+    if (n < 0 && errno == ENETDOWN)
+    {
+        // It says once that the link was down at some time.
+        n = ::send(fd_.get(), frame.data(), frame.size(), 0);
+    }
     // ENOBUFS: nftables dropped it on the way out.
-    if (::send(fd_.get(), frame.data(), frame.size(), 0) < 0 &&
-        errno != ENOBUFS)
+    if (n < 0 && errno != ENOBUFS)
     {
         throwErrno("cannot send at " + name_);
     }
@@ -231,6 +236,11 @@ SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
     {
         plug(port);
     }
+    Json links = parseJson(runTool({"ip", "-j", "link"}), "ip");
+    for (const Json& link : links)
+    {
+        ownAddresses_.insert(mac(link["address"].get<std::string>()));
+    }
 }
 
 SwitchRig::~SwitchRig()
@@ -279,6 +289,11 @@ std::map<std::string, std::vector<Caught>> SwitchRig::collect()
         {
             for (Caught& caught : end(port).take())
             {
+                if (port.starts_with("prod") &&
+                    ownAddresses_.contains(caught.source()))
+                {
+                    continue; // the switch's IP stack may speak there
+                }
                 bool ours = caught.source() == marker;
                 bool latest =
                     ours &&
@@ -320,6 +335,22 @@ SwitchRig::count(const std::map<std::string, std::vector<Caught>>& seen,
 void SwitchRig::settle()
 {
     collect();
+}
+
+std::string
+SwitchRig::describe(const std::map<std::string, std::vector<Caught>>& seen)
+{
+    std::string out;
+    for (const auto& [port, frames] : seen)
+    {
+        for (const Caught& caught : frames)
+        {
+            out += fmt::format("{}: {} -> {} type {:04x}\n", port,
+                               caught.source().text(),
+                               caught.destination().text(), caught.type());
+        }
+    }
+    return out;
 }
 
 Bytes frame(const MacAddress& to, const MacAddress& from, std::uint16_t type,

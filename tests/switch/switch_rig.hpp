@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -92,13 +93,18 @@ class SwitchRig
     static void setIpv6(const std::string& port, bool on);
 
     /** Sends the frame at a port; what comes out of the others, when all of it
-     * has come through, without the rig's own frames. */
+     * has come through, without the rig's own frames and without those that
+     * the switch's IP stack sends to production ports. */
     std::map<std::string, std::vector<Caught>> through(const std::string& port,
                                                        ByteView frame);
     /** How many frames of `seen` came out of ports other than these. */
     static std::size_t
     count(const std::map<std::string, std::vector<Caught>>& seen,
           const std::vector<std::string>& except = {});
+
+    /** A line for each frame. */
+    static std::string
+    describe(const std::map<std::string, std::vector<Caught>>& seen);
 
     /** Waits until everything that was sent is through, and forgets it. */
     void settle();
@@ -111,6 +117,7 @@ class SwitchRig
     UniqueFd home_;
     TempDirectory directory_{"airlock-switch"};
     std::map<std::string, std::unique_ptr<CableEnd>> ends_;
+    std::set<MacAddress> ownAddresses_;
     std::uint32_t marks_ = 0;
 };
 
