@@ -226,6 +226,8 @@ SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
         // The far ends are silent by themselves.
         writeText("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
         writeText("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        // Each one is another machine: it answers for itself only.
+        writeText("/proc/sys/net/ipv4/conf/all/arp_ignore", "1");
     });
     switch_.enter();
     setIpv6("default", false);

@@ -134,7 +134,9 @@ PortAgent::Guarded PortAgent::guarded() const
             out.expected.push_back(epoch.host);
             out.expected.push_back(epoch.gate);
             out.hidden.push_back(epoch.gate);
-            if (!lease_ || lease_->address != epoch.host)
+            bool answered = (lease_ && lease_->address == epoch.host) ||
+                            (drain_ && drain_->address == epoch.host);
+            if (!answered)
             {
                 out.hidden.push_back(epoch.host);
             }
@@ -354,7 +356,7 @@ try
     {
         useUp(epoch); // first of all: it opens one lease only
     }
-    drainEnds_.reset();
+    drain_.reset();
     lease_ = Lease{address, epoch, bootCount, now + settings_.lease};
     fabric_.guardsChanged();
     fabric_.open(settings_.name, address, settings_.lease);
@@ -433,7 +435,7 @@ void PortAgent::cutByHost(TimePoint now)
 {
     if (!lease_)
     {
-        if (!drainEnds_)
+        if (!drain_)
         {
             close();
         }
@@ -447,7 +449,7 @@ void PortAgent::cutByHost(TimePoint now)
     try
     {
         fabric_.drain(settings_.name, address, drainTime);
-        drainEnds_ = now + drainTime;
+        drain_ = Drain{address, now + drainTime};
         fabric_.guardsChanged();
     }
     catch (const Error&)
@@ -463,7 +465,7 @@ void PortAgent::end(const std::string& why)
     bool wasOpen = lease_.has_value();
     lease_.reset();
     pending_.reset();
-    drainEnds_.reset();
+    drain_.reset();
     reason_ = why;
     close();
     if (wasOpen)
@@ -527,7 +529,7 @@ void PortAgent::tick(TimePoint now)
     {
         end("the lease has ended");
     }
-    if (drainEnds_ && now >= *drainEnds_)
+    if (drain_ && now >= drain_->ends)
     {
         end(std::string(reason_));
     }
@@ -552,9 +554,9 @@ std::optional<TimePoint> PortAgent::nextDue(TimePoint now) const
         TimePoint half = lease_->ends - settings_.lease / 2;
         sooner(half > now ? half : lease_->ends); // see wantsTraffic()
     }
-    if (drainEnds_)
+    if (drain_)
     {
-        sooner(*drainEnds_);
+        sooner(drain_->ends);
     }
     return out;
 }

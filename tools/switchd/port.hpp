@@ -235,7 +235,12 @@ class PortAgent
     std::vector<Epoch> later_; ///< to tell what comes too early
 
     std::optional<Lease> lease_;
-    std::optional<TimePoint> drainEnds_;
+    struct Drain
+    {
+        MacAddress address;
+        TimePoint ends;
+    };
+    std::optional<Drain> drain_;
     std::optional<Pending> pending_;
     std::string reason_ = "start"; ///< why it is cut off
     bool unclosed_ = false;        ///< the kernel has not done it yet
