@@ -139,7 +139,7 @@ class SwitchAgent::Impl : public Fabric
             ports.push_back(describe(port));
         }
         return {{"bridge", settings_.bridge},
-                {"hooks", hooks_ ? "bridge, netdev" : "bridge"},
+                {"hooks", unfenced() ? "bridge" : "bridge, netdev"},
                 {"lease-seconds", settings_.lease.count()},
                 {"damage", damage_},
                 {"ports", ports}};
@@ -466,17 +466,27 @@ class SwitchAgent::Impl : public Fabric
 
     void attach(const std::string& name)
     {
-        if (fence_.attach(name))
+        try
         {
+            fence_.attach(name);
             attached_.insert(name);
         }
-        else if (std::exchange(hooks_, false))
+        catch (const Error& error)
         {
+            attached_.erase(name);
             tell(log::Level::warning,
-                 "this kernel has no hooks for single interfaces: what the "
-                 "switch itself sends to a boot port is not fenced",
-                 {{"PORT", name}});
+                 "a boot port has no hooks of its own: what the switch itself "
+                 "sends there is not fenced",
+                 {{"PORT", name}, {"REASON", error.what()}});
         }
+    }
+
+    /** Whether a port lacks the hooks that the kernel may not have. */
+    bool unfenced() const
+    {
+        return std::any_of(ports_.begin(), ports_.end(), [&](const auto& port) {
+            return port.second.link && !attached_.contains(port.first);
+        });
     }
 
     void damaged(const std::string& what)
@@ -559,8 +569,8 @@ class SwitchAgent::Impl : public Fabric
         for (auto& [name, port] : ports_)
         {
             PortAgent::Guarded guarded = port.agent->guarded();
-            addresses.insert(addresses.end(), guarded.expected.begin(),
-                             guarded.expected.end());
+            addresses.insert(addresses.end(), guarded.watched.begin(),
+                             guarded.watched.end());
             if (port.link)
             {
                 except.push_back(port.link->index);
@@ -663,7 +673,11 @@ class SwitchAgent::Impl : public Fabric
     bool elsewhere(const std::string& name, const MacAddress& address) override
     {
         Port& port = portAt(name);
-        for (const FdbEntry& entry : netlink_.fdb(bridge_.value()))
+        if (!bridge_)
+        {
+            return true;
+        }
+        for (const FdbEntry& entry : netlink_.fdb(*bridge_))
         {
             bool here = port.link && entry.port == port.link->index;
             if (entry.address == address && (!here || entry.own))
@@ -726,7 +740,6 @@ class SwitchAgent::Impl : public Fabric
     std::map<int, std::string> members_; ///< interfaces of the bridge
     std::map<std::string, Port> ports_;
     std::set<std::string> attached_; ///< ports with hooks of their own
-    bool hooks_ = true;
     std::uint64_t damage_ = 0;
     TimePoint nextCheck_ = now();
 };

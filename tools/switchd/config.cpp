@@ -108,6 +108,12 @@ Config readTables(const toml::table& toml)
                                 "with at most {} ports",
                                 mostPorts));
     }
+    // Each is two instructions of a filter in the kernel, which takes 4096.
+    constexpr std::uint64_t mostWatched = 1900;
+    if ((agent.window + 1) * agent.ports.size() > mostWatched)
+    {
+        throw Error("lease.window is too wide for so many ports");
+    }
     return out;
 }
 

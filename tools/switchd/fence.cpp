@@ -194,6 +194,33 @@ Json texts(const std::vector<MacAddress>& addresses)
     return out;
 }
 
+Json listTable(Nft& nft, const std::string& family)
+{
+    return nft.list(
+        {{"list", {{"table", {{"family", family}, {"name", table}}}}}},
+        "cannot look at the fence");
+}
+
+/** The values in a set, as nftables listed it. */
+std::vector<Json> elementsOf(const Json& listed)
+{
+    std::vector<Json> out;
+    for (const Json& object : listed)
+    {
+        if (!object.contains("set") || !object["set"].contains("elem"))
+        {
+            continue;
+        }
+        for (const Json& entry : object["set"]["elem"])
+        {
+            // With a time-out it is wrapped.
+            bool wrapped = entry.is_object() && entry.contains("elem");
+            out.push_back(wrapped ? entry["elem"].at("val") : entry);
+        }
+    }
+    return out;
+}
+
 } // namespace
 
 Fence::Fence(std::vector<std::string> ports, std::uint16_t etherType)
@@ -243,12 +270,20 @@ void Fence::install()
     post.rule({match(meta("oifname"), "@boot"), jump("send_boot")});
 
     nft_.run(commands, "cannot install the fence");
-    installed_ = rules();
+    rulesMade_ = rules();
+    hooksMade_.clear();
 }
 
-bool Fence::attach(const std::string& port)
+void Fence::attach(const std::string& port)
 {
     Json commands = Json::array();
+    for (const char* name : {"in_", "out_"})
+    {
+        // What is left from an interface of this name, if anything.
+        Json chain = named("netdev", name + port);
+        commands.push_back(add("chain", chain));
+        commands.push_back({{"delete", {{"chain", chain}}}});
+    }
     auto on = [&](const char* name) {
         Json out = hook(name, portPriority);
         out["dev"] = port;
@@ -260,24 +295,8 @@ bool Fence::attach(const std::string& port)
     // The agent's own frames; nothing else can send them (see "pre").
     egress.rule({match(ether("type"), etherType_), accept});
     toBootPort(egress, true);
-    try
-    {
-        for (const char* name : {"in_", "out_"})
-        {
-            // What is left from an interface of this name, if anything.
-            Json object = named("netdev", name + port);
-            commands.insert(
-                commands.begin(),
-                {add("chain", object), {{"delete", {{"chain", object}}}}});
-        }
-        nft_.run(commands, "cannot fence " + port);
-    }
-    catch (const Error&)
-    {
-        netdev_ = false;
-        return false;
-    }
-    return true;
+    nft_.run(commands, "cannot fence " + port);
+    hooksMade_[port] = hooks(port);
 }
 
 void Fence::guard(const std::vector<MacAddress>& expected,
@@ -332,46 +351,35 @@ void Fence::drain(const std::string& port, const MacAddress& address,
 void Fence::close(const std::string& port)
 {
     // Whatever is in there for this port, also what we do not remember.
-    Json removed = Json::array();
+    Json commands = Json::array();
     for (const std::string& family : families)
     {
         for (const char* set : {"live", "draining", "talk"})
         {
             Json listed = nft_.list({{"list", {{"set", named(family, set)}}}},
                                     "cannot look at the fence");
-            for (const Json& object : listed)
+            for (const Json& value : elementsOf(listed))
             {
-                if (!object.contains("set") || !object["set"].contains("elem"))
+                Json interface =
+                    value.is_object() ? value.at("concat").at(0) : value;
+                if (interface == port)
                 {
-                    continue;
-                }
-                for (const Json& entry : object["set"]["elem"])
-                {
-                    Json value = entry["elem"]["val"];
-                    bool ours = value.is_object() ? value["concat"][0] == port
-                                                  : value == port;
-                    if (ours)
-                    {
-                        removed.push_back(
-                            {{"delete",
-                              element(family, set, Json::array({value}))}});
-                    }
+                    commands.push_back(
+                        {{"delete",
+                          element(family, set, Json::array({value}))}});
                 }
             }
         }
     }
-    if (removed.empty())
+    if (!commands.empty())
     {
-        return;
+        nft_.run(commands, "cannot shut the fence at " + port);
     }
-    nft_.run(removed, "cannot shut the fence at " + port);
 }
 
 Json Fence::rules()
 {
-    Json listed = nft_.list(
-        {{"list", {{"table", {{"family", "bridge"}, {"name", table}}}}}},
-        "cannot look at the fence");
+    Json listed = listTable(nft_, "bridge");
     Json out = Json::array();
     for (const Json& object : listed)
     {
@@ -384,32 +392,38 @@ Json Fence::rules()
     return out;
 }
 
+Json Fence::hooks(const std::string& port)
+{
+    Json listed = listTable(nft_, "netdev");
+    Json out = Json::array();
+    for (const Json& object : listed)
+    {
+        std::string chain =
+            object.contains("chain")  ? object["chain"].value("name", "")
+            : object.contains("rule") ? object["rule"].value("chain", "")
+                                      : "";
+        if (chain == "in_" + port || chain == "out_" + port)
+        {
+            out.push_back(object);
+        }
+    }
+    return out;
+}
+
 bool Fence::intact(const std::set<std::string>& attached)
 try
 {
-    if (rules() != installed_)
+    bool out = rules() == rulesMade_;
+    for (const std::string& port : attached)
     {
-        return false;
+        auto made = hooksMade_.find(port);
+        out &= made != hooksMade_.end() && hooks(port) == made->second;
     }
-    if (!netdev_)
-    {
-        return true;
-    }
-    Json listed = nft_.list(
-        {{"list", {{"table", {{"family", "netdev"}, {"name", table}}}}}},
-        "cannot look at the fence");
-    std::size_t hooks = 0;
-    for (const Json& object : listed)
-    {
-        bool hooked =
-            object.contains("chain") && object["chain"].contains("hook");
-        hooks += hooked ? 1 : 0;
-    }
-    return hooks == 2 * attached.size();
+    return out;
 }
 catch (const Error&)
 {
-    return false;
+    return false; // the tables are gone
 }
 
 } // namespace airlock::sw

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -33,8 +34,9 @@ class Fence
     void install();
 
     /** Makes the hooks of a port whose interface is there; they go with the
-     * interface. False when this kernel has no such hooks. */
-    bool attach(const std::string& port);
+     * interface. Throws Error, for example when the kernel has no such hooks.
+     */
+    void attach(const std::string& port);
 
     /** Which addresses nobody on another port may use (`expected`), and to
      * which no frame may go (`hidden`). */
@@ -60,12 +62,14 @@ class Fence
 
   private:
     Json rules();
+    Json hooks(const std::string& port);
 
     std::vector<std::string> ports_;
     std::uint16_t etherType_;
     Nft nft_;
-    Json installed_;     ///< as the kernel listed it after install()
-    bool netdev_ = true; ///< the kernel has both hooks
+    /** As the kernel listed them when they were made. */
+    Json rulesMade_;
+    std::map<std::string, Json> hooksMade_;
 };
 
 } // namespace airlock::sw

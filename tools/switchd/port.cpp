@@ -142,9 +142,17 @@ PortAgent::Guarded PortAgent::guarded() const
             }
         }
     }
-    if (lease_ && next_.empty())
+    for (const Epoch& epoch : next_)
     {
-        out.expected.push_back(lease_->address);
+        out.watched.push_back(epoch.host);
+    }
+    if (lease_)
+    {
+        out.watched.push_back(lease_->address);
+        if (next_.empty())
+        {
+            out.expected.push_back(lease_->address);
+        }
     }
     return out;
 }

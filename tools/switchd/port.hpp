@@ -162,12 +162,11 @@ class PortAgent
     void tick(TimePoint now);
     std::optional<TimePoint> nextDue(TimePoint now) const;
 
-    /** Addresses that nobody else may use, and those that no frame may go to.
-     */
     struct Guarded
     {
-        std::vector<MacAddress> expected;
-        std::vector<MacAddress> hidden;
+        std::vector<MacAddress> expected; ///< nobody else may use them
+        std::vector<MacAddress> hidden;   ///< no frame may go to them
+        std::vector<MacAddress> watched;  ///< those that expects() is true of
     };
     Guarded guarded() const;
 
