@@ -93,6 +93,27 @@ class Switch : public ::testing::Test
         rig.settle();
     }
 
+    /** As a boot host does whose links have just changed: the agent may still
+     * have news of that, and end the lease again. Returns the epoch that holds.
+     */
+    std::uint64_t openAgain(const std::string& port)
+    {
+        std::uint64_t epoch = 0;
+        EXPECT_TRUE(eventually([&] {
+            if (state(port) == "open" && epoch != 0)
+            {
+                return true;
+            }
+            epoch = status(port)["epoch"].get<std::uint64_t>() + 1;
+            rig.through(port,
+                        hello(Method::mac96, port == "boot0" ? 7 : 8, epoch));
+            std::this_thread::sleep_for(200ms);
+            return false;
+        }));
+        rig.settle();
+        return epoch;
+    }
+
     Json status(const std::string& port) { return agent->status(port); }
     std::string state(const std::string& port) { return status(port)["state"]; }
 

@@ -191,7 +191,7 @@ TEST_F(Switch, ALinkThatGoesDownEndsItsLease)
     EXPECT_EQ(state("boot0"), "cut-off");
 
     // So shortly that it is up again when the agent looks.
-    openPort("boot0", 2);
+    openAgain("boot0");
     rig.cables().run([] {
         runTool({"ip", "link", "set", "boot0", "down"});
         runTool({"ip", "link", "set", "boot0", "up"});
@@ -214,14 +214,14 @@ TEST_F(Switch, APortThatIsPluggedAgainIsShut)
     EXPECT_FALSE(passes("boot0", stranger));
     EXPECT_TRUE(eventually([&] { return linkOf("boot0")["locked"] == true; }));
     EXPECT_EQ(linkOf("boot0")["flood"], false);
-    openPort("boot0", 2);
+    openAgain("boot0");
 
     // Out and in between two looks of the agent.
     runTool({"ip", "link", "set", "boot0", "nomaster"});
     runTool({"ip", "link", "set", "boot0", "master", "br0"});
     EXPECT_TRUE(becomes("boot0", "cut-off"));
     EXPECT_TRUE(eventually([&] { return linkOf("boot0")["locked"] == true; }));
-    openPort("boot0", 3);
+    openAgain("boot0");
 
     // Another interface of the same name.
     runTool({"ip", "link", "delete", "boot0"});
@@ -229,8 +229,8 @@ TEST_F(Switch, APortThatIsPluggedAgainIsShut)
     rig.plug("boot0");
     EXPECT_FALSE(passes("boot0", stranger));
     EXPECT_TRUE(eventually([&] { return linkOf("boot0")["locked"] == true; }));
-    openPort("boot0", 4);
-    EXPECT_TRUE(passes("boot0", address("boot0", 4)));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
 }
 
 TEST_F(Switch, APortThatIsPluggedAgainStaysShutWithoutTheAgent)
@@ -250,7 +250,6 @@ TEST_F(Switch, WhatOthersChangeIsPutRightAndEndsLeases)
 {
     settings.checkEvery = 50ms;
     startEnrolled();
-    std::uint64_t epoch = 0;
     const std::vector<std::vector<std::string>> changes = {
         {"bridge", "link", "set", "dev", "boot0", "locked", "off"},
         {"bridge", "link", "set", "dev", "boot0", "learning", "on"},
@@ -264,7 +263,7 @@ TEST_F(Switch, WhatOthersChangeIsPutRightAndEndsLeases)
     };
     for (std::vector<std::string> change : changes)
     {
-        openPort("boot0", ++epoch);
+        std::uint64_t epoch = openAgain("boot0");
         std::uint64_t damage = agent->status()["damage"];
         std::replace(change.begin(), change.end(), std::string("LEASE"),
                      address("boot0", epoch).text());

@@ -233,6 +233,44 @@ TEST_F(Switchd, AfterSigkillItStartsFromCutOff)
     }
 }
 
+TEST_F(Switchd, AirlockctlDoesWhatOperatorsWant)
+{
+    startDaemon();
+    auto ctl = [&](std::vector<std::string> arguments) {
+        SpawnOptions options;
+        options.argv = {AIRLOCK_CTL, "--socket", socket().string(), "switch"};
+        options.argv.insert(options.argv.end(), arguments.begin(),
+                            arguments.end());
+        return runProgram(options, 60s);
+    };
+    std::filesystem::path file = rig.directory() / "root";
+    auto output =
+        ctl({"enroll", "boot0", "boot1.example", "-o", file.string()});
+    EXPECT_TRUE(output.status.ok()) << output.err;
+    Bytes line = readFile(file, 100);
+    ASSERT_EQ(line.size(), 65U);
+    std::string root(line.begin(), line.end() - 1);
+    EXPECT_TRUE(digestFromHex(root));
+    EXPECT_EQ(output.out.find(root), std::string::npos);
+    EXPECT_EQ(std::filesystem::status(file).permissions(),
+              std::filesystem::perms(0600));
+    // Never over a file that is there.
+    EXPECT_EQ(ctl({"rotate", "boot0", "-o", file.string()}).status.code, 1);
+    EXPECT_EQ(ctl({"rotate", "boot0"}).status.code, 1);
+    EXPECT_TRUE(ctl({"rotate", "boot0", "--root", file.string()}).status.ok());
+    output = ctl({"ports"});
+    EXPECT_THAT(output.out, HasSubstr("boot1.example"));
+    EXPECT_THAT(output.out, HasSubstr("cut-off"));
+    output = ctl({"status", "--json"});
+    EXPECT_EQ(parseJson(output.out, "status")["bridge"], "br0");
+    EXPECT_THAT(ctl({"status", "boot0"}).out, HasSubstr("mac96"));
+    EXPECT_THAT(ctl({"cut", "boot0"}).out, HasSubstr("an operator asked"));
+    EXPECT_EQ(ctl({"cut", "prod0"}).status.code, 1);
+    EXPECT_EQ(ctl({"cut"}).status.code, 2);
+    daemon.reset();
+    EXPECT_EQ(ctl({"ports"}).status.code, 2);
+}
+
 TEST_F(Switchd, OperatorsEnrollCutAndRotate)
 {
     startDaemon();
