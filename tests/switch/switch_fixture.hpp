@@ -55,6 +55,11 @@ class Switch : public ::testing::Test
             std::lock_guard lock(mutex);
             events.push_back(event);
         });
+        thaw();
+    }
+
+    void thaw()
+    {
         thread = std::jthread(
             [this](const std::stop_token& token) { agent->run(token, [] {}); });
     }

@@ -192,10 +192,13 @@ TEST_F(Switch, ALinkThatGoesDownEndsItsLease)
 
     // So shortly that it is up again when the agent looks.
     openAgain("boot0");
+    freeze();
     rig.cables().run([] {
         runTool({"ip", "link", "set", "boot0", "down"});
         runTool({"ip", "link", "set", "boot0", "up"});
     });
+    rig.settle();
+    thaw();
     EXPECT_TRUE(becomes("boot0", "cut-off"));
     EXPECT_EQ(status("boot0")["reason"], "the link went down");
 }
