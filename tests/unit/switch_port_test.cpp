@@ -295,6 +295,65 @@ TEST_F(SwitchPort, HidesAddressesThatAreNotLeased)
     EXPECT_TRUE(holds(port().guarded().hidden, of(1)));
 }
 
+/** In the place of a TPM's: the proof is the number of the start. */
+class CountingVerifier : public ProofVerifier
+{
+  public:
+    Evidence verify(const Claim& claim, ByteView proof) const override
+    {
+        EXPECT_EQ(claim.port, "boot0");
+        if (proof.size() != 1)
+        {
+            throw Refused("proof", "is none");
+        }
+        return {proof[0]};
+    }
+};
+
+TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+{
+    settings.verifier = [](const std::string&) {
+        return std::make_unique<CountingVerifier>();
+    };
+    Enrolment enrolment;
+    enrolment.host = "host";
+    enrolment.method = Method::quote;
+    enrolment.key = "any";
+    port().enroll(enrolment);
+    const MacAddress self{{6, 0, 0, 0, 0, 1}};
+    auto send = [&](quarantine::Message message) {
+        now += 1s;
+        fabric.sent.clear();
+        port().frame({quarantine::write(
+                          {quarantine::agentAddress, self, std::move(message)}),
+                      false},
+                     now);
+        EXPECT_EQ(fabric.sent.size(), 1U);
+        return quarantine::parse(fabric.sent.at(0)).message;
+    };
+    auto prove = [&](Bytes proof) {
+        auto challenge =
+            std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+        return std::get<quarantine::Verdict>(
+                   send(quarantine::Proof{challenge.nonce, std::move(proof)}))
+            .open;
+    };
+    EXPECT_FALSE(prove({}));
+    EXPECT_TRUE(prove({7}));
+    EXPECT_TRUE(prove({7}));
+    EXPECT_TRUE(port().isOpen());
+    EXPECT_FALSE(prove({8}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
+    EXPECT_TRUE(prove({8}));
+    // A challenge that is too old.
+    auto challenge = std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    now += 5s;
+    EXPECT_FALSE(std::get<quarantine::Verdict>(
+                     send(quarantine::Proof{challenge.nonce, {8}}))
+                     .open);
+}
+
 TEST_F(SwitchPort, EnrolmentsAreCheckedAsOutsideInput)
 {
     auto refused = [](const Json& json) {

@@ -73,7 +73,7 @@ void PortAgent::loadAddresses()
     }
     if (enrolment_->method == Method::quote)
     {
-        verifier_ = makeVerifier(enrolment_->key);
+        verifier_ = settings_.verifier(enrolment_->key);
         return;
     }
     const Secret& root = *enrolment_->root;
@@ -502,7 +502,7 @@ void PortAgent::enroll(const Enrolment& enrolment)
 {
     if (enrolment.method == Method::quote)
     {
-        makeVerifier(enrolment.key);
+        settings_.verifier(enrolment.key);
     }
     cut("the enrolment has changed");
     store_.save(settings_.name, enrolment);

@@ -62,6 +62,9 @@ struct PortSettings
     unsigned guesses = 100;
     /** Challenges that are given out, in a second. */
     unsigned challenges = 5;
+    /** quote: makes the judge of what was enrolled; throws Refused. */
+    std::function<std::unique_ptr<ProofVerifier>(const std::string&)> verifier =
+        makeVerifier;
 };
 
 /** A frame as it came in from a boot port; `bytes` may be cut short. */
