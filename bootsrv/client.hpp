@@ -61,6 +61,9 @@ class Client
     void fetchDisk(const std::string& id, std::size_t disk,
                    const DeltaFile& expected, const http::BodySink& sink);
 
+    /** Who the server was in the last call that reached it. */
+    std::optional<tls::Peer> peer() const { return http_.peer(); }
+
     /** Ends the connection; the next call makes a new one. */
     void close() { http_.close(); }
 

@@ -19,8 +19,13 @@ namespace
 class Section
 {
   public:
-    Section(const toml::table& table, std::string file, std::string name)
-        : table_(table), file_(std::move(file)), name_(std::move(name))
+    using Keys = std::set<std::string>;
+
+    /** The keys that are asked for are put into `keys`. */
+    Section(const toml::table& table, std::string file, std::string name,
+            Keys& keys)
+        : table_(table), file_(std::move(file)), name_(std::move(name)),
+          keys_(keys)
     {}
 
     void take(const char* key, std::string& out)
@@ -85,13 +90,14 @@ class Section
         {
             fail(*node, key, "has to be a section");
         }
-        return {node == nullptr ? empty : *node->as_table(), file_, key};
+        return {node == nullptr ? empty : *node->as_table(), file_, key, keys_};
     }
 
   private:
     const toml::node* find(const char* key)
     {
         known_.insert(key);
+        keys_.insert(name_.empty() ? key : name_ + "." + key);
         return table_.get(key);
     }
 
@@ -117,6 +123,7 @@ class Section
     const toml::table& table_;
     std::string file_;
     std::string name_;
+    Keys& keys_;
     std::set<std::string> known_;
 };
 
@@ -159,14 +166,11 @@ void takeQuota(Section section, Quota& quota,
     section.unknownKeys(warnings);
 }
 
-} // namespace
-
-Config readConfig(const std::filesystem::path& path,
-                  std::vector<std::string>& warnings)
+Config readTable(const toml::table& table, const std::string& file,
+                 std::vector<std::string>& warnings, Section::Keys& keys)
 {
-    toml::table table = parseFile(path);
     Config config;
-    Section root(table, path.string(), "");
+    Section root(table, file, "", keys);
     root.take("listen", config.address);
     root.take("port", config.port);
     root.take("state-directory", config.stateDirectory);
@@ -188,9 +192,35 @@ Config readConfig(const std::filesystem::path& path,
                 std::size_t{1});
     limits.unknownKeys(warnings);
 
+    Section metrics = root.sub("metrics");
+    metrics.take("listen", config.metrics);
+    metrics.unknownKeys(warnings);
+
     root.unknownKeys(warnings);
     config.boot.hide = config.stateDirectory;
     return config;
+}
+
+} // namespace
+
+Config readConfig(const std::filesystem::path& path,
+                  std::vector<std::string>& warnings)
+{
+    Section::Keys ignored;
+    return readTable(parseFile(path), path.string(), warnings, ignored);
+}
+
+std::vector<std::string> configKeys()
+{
+    std::vector<std::string> ignored;
+    Section::Keys keys;
+    readTable(toml::table(), "", ignored, keys);
+    // Sections are no keys.
+    std::erase_if(keys, [&](const std::string& key) {
+        auto inside = keys.lower_bound(key + ".");
+        return inside != keys.end() && inside->starts_with(key + ".");
+    });
+    return {keys.begin(), keys.end()};
 }
 
 } // namespace airlock::boot

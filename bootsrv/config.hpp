@@ -25,6 +25,8 @@ struct Config
     unsigned parallel = 2; ///< boots at once
     Quota quota;
     http::ServerLimits limits;
+    /** Where /metrics and /health are; empty: nowhere. */
+    std::string metrics;
 };
 
 /** Reads a configuration; what is missing has its default. Throws Error with
@@ -32,5 +34,8 @@ struct Config
  * not errors: "bootd.toml:3: unknown key 'lisen'" goes to `warnings`. */
 Config readConfig(const std::filesystem::path& path,
                   std::vector<std::string>& warnings);
+
+/** All keys that the file may have, as "quota.jobs". Sorted. */
+std::vector<std::string> configKeys();
 
 } // namespace airlock::boot

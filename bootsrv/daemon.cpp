@@ -44,15 +44,30 @@ std::vector<log::Field> fieldsOf(const Work& work)
 {
     return {{"JOB", work.id},
             {"VM_UUID", work.request.job.vm},
-            {"GUEST", work.request.guest.name},
+            {"DOMAIN", work.request.guest.name},
             {"TENANT", work.request.tenant},
             {"GENERATION", std::to_string(work.request.job.generation)}};
+}
+
+/** A server whose QEMU does not run says so in its health, and fails jobs. */
+std::optional<QemuFacts> factsOf(const std::filesystem::path& qemu)
+{
+    try
+    {
+        return askQemu(qemu);
+    }
+    catch (const Error& error)
+    {
+        log::error("QEMU does not run", {{"REASON", error.what()}});
+        return std::nullopt;
+    }
 }
 
 } // namespace
 
 BootServer::BootServer(const Config& config)
-    : config_(config), store_(config.stateDirectory, config.quota)
+    : config_(config), store_(config.stateDirectory, config.quota),
+      metrics_(store_, config.parallel, AIRLOCK_VERSION)
 {
     vm::findQemu(config.boot.qemu);
     if (::access(config.boot.bootrun.c_str(), X_OK) != 0)
@@ -62,7 +77,14 @@ BootServer::BootServer(const Config& config)
     auto context =
         std::make_shared<tls::Context>(config.tls, tls::Context::Side::server);
     http_.emplace(serverOptions(config), std::move(context),
-                  makeHandler(store_, config.parallel, AIRLOCK_VERSION));
+                  makeHandler(store_, {config.parallel, AIRLOCK_VERSION,
+                                       factsOf(config.boot.qemu)}));
+    if (!config.metrics.empty())
+    {
+        status_.emplace(config.metrics, [this](const std::string& path) {
+            return metrics_.page(path);
+        });
+    }
     for (unsigned i = 0; i < config.parallel; i++)
     {
         workers_.emplace_back([this] { work(); });
@@ -72,6 +94,7 @@ BootServer::BootServer(const Config& config)
 BootServer::~BootServer()
 {
     stopping_ = true;
+    status_.reset();
     store_.stop();
     http_->stop();
     workers_.clear();
@@ -105,39 +128,69 @@ void BootServer::runOne(const Work& work)
     log::info("A boot begins", fieldsOf(work));
     try
     {
-        BootWatcher watcher;
-        watcher.stage = [&](const std::string& stage, double seconds) {
-            store_.stage(work.id, stage, seconds);
-        };
-        watcher.weakFence = [&](const std::string& missing) {
-            auto fields = fieldsOf(work);
-            fields.emplace_back("MISSING", missing);
-            log::warning("A boot is fenced off less than it could be", fields);
-        };
-        JobResult result = runBoot(config_.boot, work, stopping_, watcher);
-        store_.done(work.id, result);
+        store_.done(work.id, boot(work));
+        metrics_.ended("done");
         log::info("A boot is done", fieldsOf(work));
     }
     catch (const BootCancelled&)
     {
         if (!stopping_)
         {
-            store_.failed(work.id, {"gone", "cancelled"});
+            fail(work, "gone", "cancelled");
         }
     }
     catch (const BootFailed& error)
     {
-        store_.failed(work.id, {error.code(), error.what()});
+        fail(work, error.code(), error.what());
     }
     catch (const SystemError& error)
     {
         bool full = error.code() == ENOSPC || error.code() == EDQUOT;
-        store_.failed(work.id, {full ? "no-space" : "internal", error.what()});
+        fail(work, full ? "no-space" : "internal", error.what());
     }
     catch (const std::exception& error)
     {
-        store_.failed(work.id, {"internal", error.what()});
+        fail(work, "internal", error.what());
     }
+}
+
+JobResult BootServer::boot(const Work& work)
+{
+    using Clock = std::chrono::steady_clock;
+    Clock::time_point start = Clock::now();
+    std::string running;
+    auto over = [&] {
+        if (!running.empty())
+        {
+            std::chrono::duration<double> time = Clock::now() - start;
+            metrics_.stage(running, time.count());
+        }
+        start = Clock::now();
+    };
+    BootWatcher watcher;
+    watcher.stage = [&](const std::string& stage, double seconds) {
+        over();
+        running = stage;
+        store_.stage(work.id, stage, seconds);
+        auto fields = fieldsOf(work);
+        fields.emplace_back("STAGE", stage);
+        log::info("A stage of a boot begins", fields);
+    };
+    watcher.weakFence = [&](const std::string& missing) {
+        auto fields = fieldsOf(work);
+        fields.emplace_back("MISSING", missing);
+        log::warning("A boot is fenced off less than it could be", fields);
+    };
+    JobResult result = runBoot(config_.boot, work, stopping_, watcher);
+    over();
+    return result;
+}
+
+void BootServer::fail(const Work& work, const std::string& code,
+                      const std::string& message)
+{
+    store_.failed(work.id, {code, message});
+    metrics_.ended(code);
 }
 
 namespace

@@ -3,6 +3,7 @@
 #include "bootsrv/boot_runner.hpp"
 #include "bootsrv/config.hpp"
 #include "bootsrv/job_store.hpp"
+#include "bootsrv/metrics.hpp"
 #include "common/http_server.hpp"
 
 #include <atomic>
@@ -31,11 +32,16 @@ class BootServer
   private:
     void work();
     void runOne(const Work& work);
+    JobResult boot(const Work& work);
+    void fail(const Work& work, const std::string& code,
+              const std::string& message);
 
     Config config_;
     JobStore store_;
+    BootMetrics metrics_;
     std::atomic<bool> stopping_ = false;
     std::optional<http::Server> http_;
+    std::optional<StatusServer> status_;
     std::vector<std::jthread> workers_;
 };
 

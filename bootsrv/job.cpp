@@ -87,7 +87,7 @@ vm::Accelerator parseAccelerator(const JsonField& field)
 vm::GuestSpec parseGuest(const JsonField& field)
 {
     field.onlyKeys({"name", "vcpus", "memory-bytes", "cpu-model", "accelerator",
-                    "nics", "console", "rng", "msix"});
+                    "nics", "console", "agent", "rng", "msix"});
     vm::GuestSpec spec;
     spec.name = field.at("name").string(maxText);
     spec.vcpus = static_cast<unsigned>(field.at("vcpus").u64(vm::maxVcpus));
@@ -102,6 +102,7 @@ vm::GuestSpec parseGuest(const JsonField& field)
         spec.nics.push_back({nic.at("mac").string(maxText)});
     }
     spec.console = field.at("console").boolean();
+    spec.agent = field.at("agent").boolean();
     spec.rng = field.at("rng").boolean();
     spec.msix = field.at("msix").boolean();
     return spec;
@@ -180,6 +181,7 @@ Json guestJson(const vm::GuestSpec& spec)
              spec.accelerator == vm::Accelerator::kvm ? "kvm" : "tcg"},
             {"nics", nics},
             {"console", spec.console},
+            {"agent", spec.agent},
             {"rng", spec.rng},
             {"msix", spec.msix}};
 }
@@ -354,11 +356,16 @@ JobStatus JobStatus::parse(const JsonField& field)
 
 Json Health::toJson() const
 {
-    return {{"version", version},
-            {"mode", mode},
-            {"boots", {{"running", bootsRunning}, {"max", bootsMax}}},
-            {"jobs", {{"held", jobs}, {"max", jobsMax}}},
-            {"bytes", {{"held", bytes}, {"max", bytesMax}}}};
+    Json out = {{"version", version},
+                {"mode", mode},
+                {"boots", {{"running", bootsRunning}, {"max", bootsMax}}},
+                {"jobs", {{"held", jobs}, {"max", jobsMax}}},
+                {"bytes", {{"held", bytes}, {"max", bytesMax}}}};
+    if (qemu)
+    {
+        out["qemu"] = qemu->toJson();
+    }
+    return out;
 }
 
 Health Health::parse(const JsonField& field)
@@ -372,6 +379,10 @@ Health Health::parse(const JsonField& field)
     out.jobsMax = field.at("jobs").at("max").u64();
     out.bytes = field.at("bytes").at("held").u64();
     out.bytesMax = field.at("bytes").at("max").u64();
+    if (auto qemu = field.find("qemu"))
+    {
+        out.qemu = QemuFacts::parse(*qemu);
+    }
     return out;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "bootsrv/qemu_facts.hpp"
 #include "common/json.hpp"
 #include "devmodel/handover/manifest.hpp"
 #include "devmodel/vm/guest_spec.hpp"
@@ -102,6 +103,7 @@ struct Health
     std::uint64_t bootsRunning = 0, bootsMax = 0;
     std::uint64_t jobs = 0, jobsMax = 0;
     std::uint64_t bytes = 0, bytesMax = 0;
+    std::optional<QemuFacts> qemu; ///< missing: it cannot be run
 
     Json toJson() const;
     static Health parse(const JsonField& field);

@@ -244,6 +244,7 @@ void JobStore::settle(Job& job)
     }
     else if (job.status.state == JobState::receiving)
     {
+        makeDirectory(job.directory / "disks"); // see giveUp()
         for (const auto& entry :
              fs::directory_iterator(job.directory / "disks"))
         {
@@ -287,16 +288,36 @@ void JobStore::change(Job& job, JobState state)
     changed_.notify_all();
 }
 
+/** Into a state in which a job has no files. On a full disk they go first:
+ * they may be what fills it, and then there is room to note the state. */
+void JobStore::giveUp(Job& job, JobState state)
+{
+    auto removeFiles = [&job] {
+        for (const char* part : {"disks", "run", "out"})
+        {
+            removeTree(job.directory / part);
+        }
+    };
+    try
+    {
+        change(job, state);
+    }
+    catch (const Problem&)
+    {
+        removeFiles();
+        change(job, state);
+    }
+    removeFiles();
+}
+
 void JobStore::fail(Job& job, const JobError& error)
 {
     job.status.error = error;
     job.status.stage.clear();
-    change(job, JobState::failed);
-    removeTree(job.directory / "disks");
-    removeTree(job.directory / "out");
+    giveUp(job, JobState::failed);
     log::warning("A job has failed", {{"JOB", job.status.id},
                                       {"VM_UUID", job.request.job.vm},
-                                      {"GUEST", job.request.guest.name},
+                                      {"DOMAIN", job.request.guest.name},
                                       {"CODE", error.code},
                                       {"REASON", error.message}});
 }
@@ -382,16 +403,24 @@ JobStore::Created JobStore::create(const std::string& owner,
     job->prepareUploads();
     fs::path final = directory_ / "jobs" / id;
     job->directory = final.string() + newSuffix;
-    orNoSpace([&] {
+    try
+    {
+        orNoSpace([&] {
+            removeTree(job->directory);
+            makeDirectory(job->directory);
+            makeDirectory(job->directory / "disks");
+            Json head = {{"owner", owner}, {"request", asked}};
+            writeFileAtomic(job->directory / jobName, dumpJson(head), 0600);
+            save(*job);
+            fs::rename(job->directory, final);
+            syncDirectory(final.parent_path());
+        });
+    }
+    catch (...)
+    {
         removeTree(job->directory);
-        makeDirectory(job->directory);
-        makeDirectory(job->directory / "disks");
-        Json head = {{"owner", owner}, {"request", asked}};
-        writeFileAtomic(job->directory / jobName, dumpJson(head), 0600);
-        save(*job);
-        fs::rename(job->directory, final);
-        syncDirectory(final.parent_path());
-    });
+        throw;
+    }
     job->directory = final;
     JobStatus status = job->status;
     jobs_[id] = std::move(job);
@@ -453,11 +482,7 @@ void JobStore::end(Job& job)
     job.status.stage.clear();
     job.status.result.reset();
     job.status.error.reset();
-    change(job, JobState::gone);
-    for (const char* part : {"disks", "run", "out"})
-    {
-        removeTree(job.directory / part);
-    }
+    giveUp(job, JobState::gone);
 }
 
 void JobStore::forgetOldest()
@@ -770,6 +795,24 @@ Health JobStore::health() const
         out.bytes += isOver(state) ? 0 : job->request.bytes();
     }
     return out;
+}
+
+std::map<JobState, std::size_t> JobStore::countByState() const
+{
+    std::lock_guard lock(mutex_);
+    std::map<JobState, std::size_t> out;
+    for (const auto& [id, job] : jobs_)
+    {
+        out[job->status.state]++;
+    }
+    return out;
+}
+
+void JobStore::tryWrite() const
+{
+    fs::path file = directory_ / "write-check";
+    writeFileAtomic(file, std::string_view("can be written\n"), 0600);
+    fs::remove(file);
 }
 
 } // namespace airlock::boot

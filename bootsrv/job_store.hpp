@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -146,7 +147,11 @@ class JobStore
     /** Ends what was kept too long. */
     void expire();
 
-    Health health() const; ///< all but the boots' limit
+    Health health() const; ///< all but the boots' limit and QEMU
+    std::map<JobState, std::size_t> countByState() const;
+    /** Writes to the disk and leaves nothing: throws Error when a job could
+     * not be noted either. */
+    void tryWrite() const;
     const Quota& quota() const { return quota_; }
 
   private:
@@ -159,6 +164,7 @@ class JobStore
     void requireRoom(const std::string& owner, const JobRequest& request) const;
     void save(Job& job);
     void change(Job& job, JobState state);
+    void giveUp(Job& job, JobState state);
     void end(Job& job);
     void fail(Job& job, const JobError& error);
     void forgetOldest();

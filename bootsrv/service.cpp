@@ -111,9 +111,8 @@ std::size_t diskNumber(const std::string& text)
 class Service
 {
   public:
-    Service(JobStore& store, unsigned parallelBoots, std::string version)
-        : store_(store), parallelBoots_(parallelBoots),
-          version_(std::move(version))
+    Service(JobStore& store, ServiceFacts facts)
+        : store_(store), facts_(std::move(facts))
     {}
 
     std::unique_ptr<Exchange> route(const Request& request) const
@@ -168,8 +167,9 @@ class Service
     Answer health() const
     {
         Health out = store_.health();
-        out.version = version_;
-        out.bootsMax = parallelBoots_;
+        out.version = facts_.version;
+        out.bootsMax = facts_.parallelBoots;
+        out.qemu = facts_.qemu;
         return Answer::json(out.toJson());
     }
 
@@ -261,16 +261,14 @@ class Service
     }
 
     JobStore& store_;
-    unsigned parallelBoots_;
-    std::string version_;
+    ServiceFacts facts_;
 };
 
 } // namespace
 
-http::Handler makeHandler(JobStore& store, unsigned parallelBoots,
-                          const std::string& version)
+http::Handler makeHandler(JobStore& store, ServiceFacts facts)
 {
-    auto service = std::make_shared<Service>(store, parallelBoots, version);
+    auto service = std::make_shared<Service>(store, std::move(facts));
     return
         [service](const Request& request) { return service->route(request); };
 }

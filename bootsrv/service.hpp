@@ -9,9 +9,16 @@
 namespace airlock::boot
 {
 
+/** What the health of a server has beside its jobs. */
+struct ServiceFacts
+{
+    unsigned parallelBoots = 1;
+    std::string version;
+    std::optional<QemuFacts> qemu;
+};
+
 /** The calls of docs/protocol-boot.md over a store. The store outlives the
  * handler. */
-http::Handler makeHandler(JobStore& store, unsigned parallelBoots,
-                          const std::string& version);
+http::Handler makeHandler(JobStore& store, ServiceFacts facts);
 
 } // namespace airlock::boot

@@ -49,32 +49,6 @@ Peer peerOf(int socket)
     return peer;
 }
 
-/** Removes a socket that nobody listens at any more. */
-void removeStale(const std::filesystem::path& path, const Daemon& daemon)
-{
-    struct stat info
-    {};
-    if (::lstat(path.c_str(), &info) != 0)
-    {
-        return;
-    }
-    if (!S_ISSOCK(info.st_mode))
-    {
-        throw Error(path.string() + " is there and is no socket: remove it");
-    }
-    try
-    {
-        connectUnix(path, Milliseconds(0));
-    }
-    catch (const Error&)
-    {
-        std::filesystem::remove(path);
-        return;
-    }
-    throw Error("another process listens at " + path.string() +
-                ": is another " + daemon.program + " running?");
-}
-
 /** One peer: what it sent and what it has not taken yet. */
 struct Connection
 {
@@ -94,7 +68,7 @@ class Server::Impl
   public:
     explicit Impl(const ServerOptions& options) : options_(options)
     {
-        removeStale(options.path, options.daemon);
+        removeStaleSocket(options.path);
         // Until its mode is right, peers are checked by who they are.
         listener_ = listenUnix(options.path, backlog);
         gid_t group = options.group.value_or(static_cast<gid_t>(-1));

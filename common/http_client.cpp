@@ -2,17 +2,12 @@
 
 #include "common/error.hpp"
 #include "common/fd.hpp"
+#include "common/socket.hpp"
 
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/http/buffer_body.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -32,68 +27,6 @@ constexpr std::size_t headerMax = 16U << 10;
 constexpr std::size_t receiveStep = 64U << 10;
 /** What an upload collects before it is sent as one chunk. */
 constexpr std::size_t chunkSize = 256U << 10;
-
-struct FreeAddresses
-{
-    void operator()(addrinfo* list) const { ::freeaddrinfo(list); }
-};
-
-/** Connects to one address; nothing when that fails (errno says why). */
-UniqueFd connectOne(const addrinfo& address, const Deadline& deadline)
-{
-    UniqueFd socket(::socket(address.ai_family,
-                             SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (!socket)
-    {
-        return {};
-    }
-    int one = 1;
-    ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    if (::connect(socket.get(), address.ai_addr, address.ai_addrlen) == 0)
-    {
-        return socket;
-    }
-    if (errno != EINPROGRESS)
-    {
-        return {};
-    }
-    pollfd poll = {socket.get(), POLLOUT, 0};
-    if (::poll(&poll, 1, deadline.pollTimeout()) <= 0)
-    {
-        errno = ETIMEDOUT;
-        return {};
-    }
-    int error = 0;
-    socklen_t size = sizeof(error);
-    ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
-    errno = error;
-    return error == 0 ? std::move(socket) : UniqueFd();
-}
-
-UniqueFd connectTcp(const Endpoint& endpoint, const Deadline& deadline)
-{
-    addrinfo hints = {};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    int result =
-        ::getaddrinfo(endpoint.host.c_str(),
-                      std::to_string(endpoint.port).c_str(), &hints, &found);
-    std::unique_ptr<addrinfo, FreeAddresses> list(found);
-    std::string where = fmt::format("{} port {}", endpoint.host, endpoint.port);
-    if (result != 0)
-    {
-        throw Error("cannot find " + where + ": " + ::gai_strerror(result));
-    }
-    for (addrinfo* at = list.get(); at != nullptr; at = at->ai_next)
-    {
-        if (UniqueFd socket = connectOne(*at, deadline))
-        {
-            return socket;
-        }
-    }
-    throwErrno("cannot connect to " + where);
-}
 
 /** Thrown through a producer when the server has answered already. */
 struct AnsweredEarly
@@ -223,6 +156,7 @@ class Client::Impl
     {}
 
     const Endpoint& endpoint() const { return endpoint_; }
+    const std::optional<tls::Peer>& peer() const { return peer_; }
 
     Response call(std::string_view method, const std::string& path,
                   const std::optional<Json>& body)
@@ -308,10 +242,12 @@ class Client::Impl
         if (!stream_)
         {
             Deadline deadline(limits_.connect);
-            UniqueFd socket = connectTcp(endpoint_, deadline);
+            UniqueFd socket =
+                connectTcp(endpoint_.host, endpoint_.port, deadline);
             stream_.emplace(tls::Stream::connect(*context_, std::move(socket),
                                                  endpoint_.host, endpoint_.role,
                                                  deadline));
+            peer_ = stream_->peer();
         }
     }
 
@@ -487,6 +423,7 @@ class Client::Impl
     std::shared_ptr<const tls::Context> context_;
     ClientLimits limits_;
     std::optional<tls::Stream> stream_;
+    std::optional<tls::Peer> peer_;
     Bytes received_; ///< begin_..end_ were not parsed yet
     std::size_t begin_ = 0;
     std::size_t end_ = 0;
@@ -525,6 +462,11 @@ std::uint64_t Client::download(const std::string& path, const BodySink& sink,
 void Client::close()
 {
     impl_->close();
+}
+
+std::optional<tls::Peer> Client::peer() const
+{
+    return impl_->peer();
 }
 
 const Endpoint& Client::endpoint() const

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace airlock::http
@@ -83,6 +84,8 @@ class Client
     void close();
 
     const Endpoint& endpoint() const;
+    /** Who the server was when a connection was made last, if one was. */
+    std::optional<tls::Peer> peer() const;
 
   private:
     class Impl;

@@ -86,6 +86,13 @@ void writeText(Level level, std::string_view message,
     std::fwrite(line.data(), 1, line.size(), stderr);
 }
 
+/** Ours are told from those of other programs; MESSAGE_ID is the journal's. */
+std::string journalName(std::string_view name)
+{
+    return name == "MESSAGE_ID" ? std::string(name)
+                                : "AIRLOCK_" + std::string(name);
+}
+
 void writeJournal(Level level, std::string_view message,
                   const std::vector<Field>& fields)
 {
@@ -94,7 +101,7 @@ void writeJournal(Level level, std::string_view message,
         "PRIORITY=" + std::to_string(static_cast<int>(level))};
     for (const auto& [name, value] : fields)
     {
-        texts.push_back(std::string(name) + "=" + plainText(value, maxValue));
+        texts.push_back(journalName(name) + "=" + plainText(value, maxValue));
     }
     std::vector<iovec> parts;
     for (std::string& text : texts)

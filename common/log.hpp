@@ -10,9 +10,10 @@
  * A message is a constant sentence; what varies is in fields, so that both can
  * be searched for. Under systemd (stderr is a stream of the journal, see
  * JOURNAL_STREAM in systemd.exec(5)) entries go to the journal with their
- * fields; elsewhere they are lines on stderr:
+ * fields, as AIRLOCK_NAME but for MESSAGE_ID; elsewhere they are lines on
+ * stderr:
  *
- *     warning: a boot failed JOB=3f… GUEST=web1 REASON="the guest …"
+ *     warning: a boot failed JOB=3f… DOMAIN=web1 REASON="the guest …"
  *
  * Values may come from outside: they are bounded, and printed as printable
  * ASCII. Safe to call from several threads. Libraries do not log; daemons do.

@@ -1,10 +1,16 @@
 #include "common/socket.hpp"
 
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
+#include <charconv>
 #include <cstring>
+#include <memory>
 #include <thread>
 
 namespace airlock
@@ -84,7 +90,165 @@ ssize_t sendOnce(int socket, std::string_view data, std::optional<int> passFd)
     return ::sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+struct FreeAddresses
+{
+    void operator()(addrinfo* list) const { ::freeaddrinfo(list); }
+};
+
+using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
+
+Addresses findAddresses(const std::string& host, std::uint16_t port, int flags)
+{
+    addrinfo hints = {};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV | flags;
+    addrinfo* found = nullptr;
+    int result = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(),
+                               &hints, &found);
+    if (result != 0)
+    {
+        throw Error("cannot find " + host + " port " + std::to_string(port) +
+                    ": " + ::gai_strerror(result));
+    }
+    return Addresses(found);
+}
+
+UniqueFd tcpSocket(const addrinfo& address)
+{
+    return UniqueFd(::socket(address.ai_family,
+                             SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+/** Connects to one address; nothing when that fails (errno says why). */
+UniqueFd connectOne(const addrinfo& address, const Deadline& deadline)
+{
+    UniqueFd socket = tcpSocket(address);
+    if (!socket)
+    {
+        return {};
+    }
+    int one = 1;
+    ::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    if (::connect(socket.get(), address.ai_addr, address.ai_addrlen) == 0)
+    {
+        return socket;
+    }
+    if (errno != EINPROGRESS)
+    {
+        return {};
+    }
+    if (!waitReady(socket.get(), POLLOUT, deadline))
+    {
+        errno = ETIMEDOUT;
+        return {};
+    }
+    int error = 0;
+    socklen_t size = sizeof(error);
+    ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+    errno = error;
+    return error == 0 ? std::move(socket) : UniqueFd();
+}
+
+/** "127.0.0.1:9557", "[::1]:9557" */
+std::pair<std::string, std::uint16_t> splitAddress(const std::string& where)
+{
+    std::size_t colon = where.rfind(':');
+    std::uint16_t port = 0;
+    const char* end = where.data() + where.size();
+    bool ok = colon != std::string::npos && colon > 0;
+    if (ok)
+    {
+        auto parsed = std::from_chars(where.data() + colon + 1, end, port);
+        ok = parsed.ec == std::errc() && parsed.ptr == end;
+    }
+    std::string host = ok ? where.substr(0, colon) : "";
+    if (ok && host.front() == '[' && host.back() == ']')
+    {
+        host = host.substr(1, host.size() - 2);
+    }
+    else
+    {
+        ok = ok && host.find(':') == std::string::npos;
+    }
+    if (!ok)
+    {
+        throw Error(where + " is no address with a port, such as "
+                            "127.0.0.1:9557 or [::1]:9557");
+    }
+    return {host, port};
+}
+
 } // namespace
+
+UniqueFd connectTcp(const std::string& host, std::uint16_t port,
+                    const Deadline& deadline)
+{
+    Addresses list = findAddresses(host, port, 0);
+    for (addrinfo* at = list.get(); at != nullptr; at = at->ai_next)
+    {
+        if (UniqueFd socket = connectOne(*at, deadline))
+        {
+            return socket;
+        }
+    }
+    throwErrno("cannot connect to " + host + " port " + std::to_string(port));
+}
+
+UniqueFd listenTcp(const std::string& where, int backlog)
+{
+    auto [host, port] = splitAddress(where);
+    Addresses list = findAddresses(host, port, AI_PASSIVE | AI_NUMERICHOST);
+    UniqueFd fd = tcpSocket(*list);
+    int one = 1;
+    if (!fd ||
+        ::setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) !=
+            0 ||
+        ::bind(fd.get(), list->ai_addr, list->ai_addrlen) != 0 ||
+        ::listen(fd.get(), backlog) != 0)
+    {
+        throwErrno("cannot listen at " + where);
+    }
+    return fd;
+}
+
+std::uint16_t localPort(int socket)
+{
+    sockaddr_storage address = {};
+    socklen_t size = sizeof(address);
+    if (::getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) !=
+        0)
+    {
+        throwErrno("cannot ask for the port of a socket");
+    }
+    // The port is at the same place for both families.
+    sockaddr_in in = {};
+    std::memcpy(&in, &address, sizeof(in));
+    return ntohs(in.sin_port);
+}
+
+void removeStaleSocket(const std::filesystem::path& path)
+{
+    struct stat info = {};
+    if (::lstat(path.c_str(), &info) != 0)
+    {
+        return;
+    }
+    if (!S_ISSOCK(info.st_mode))
+    {
+        throw Error(path.string() + " is there and is no socket: remove it");
+    }
+    try
+    {
+        connectUnix(path, Milliseconds(0));
+    }
+    catch (const Error&)
+    {
+        std::filesystem::remove(path);
+        return;
+    }
+    throw Error("another process listens at " + path.string() +
+                ": does the same daemon run already?");
+}
 
 UniqueFd connectUnix(const std::filesystem::path& path, Milliseconds timeout)
 {

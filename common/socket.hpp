@@ -4,8 +4,10 @@
 #include "common/deadline.hpp"
 #include "common/fd.hpp"
 
+#include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
 #include <utility>
 
 namespace airlock
@@ -18,6 +20,21 @@ UniqueFd connectUnix(const std::filesystem::path& path, Milliseconds timeout);
 /** Listens on a Unix stream socket that did not exist before. Who may connect
  * is a matter of the directory. */
 UniqueFd listenUnix(const std::filesystem::path& path, int backlog = 16);
+
+/** Removes a Unix socket that nobody listens at any more, so that listenUnix()
+ * can make it anew. Throws Error when somebody does, or when it is no socket.
+ */
+void removeStaleSocket(const std::filesystem::path& path);
+
+/** Connects to the first address of a host (name or address) that answers. */
+UniqueFd connectTcp(const std::string& host, std::uint16_t port,
+                    const Deadline& deadline);
+
+/** Listens at "127.0.0.1:9557" or "[::1]:9557"; port 0: any free one. */
+UniqueFd listenTcp(const std::string& where, int backlog = 16);
+
+/** The port that a TCP socket is bound to. */
+std::uint16_t localPort(int socket);
 
 /** A connected pair: keep `first`, pass `second` to a child. */
 std::pair<UniqueFd, UniqueFd> socketPair();

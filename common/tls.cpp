@@ -225,6 +225,30 @@ std::string lastErrors()
     return out.empty() ? "no reason given" : out;
 }
 
+Context Context::forWeb(const std::filesystem::path& authorities)
+{
+    ERR_clear_error();
+    std::unique_ptr<ssl_ctx_st, Free> context(SSL_CTX_new(TLS_client_method()));
+    if (!context)
+    {
+        throw Error("cannot set up TLS: " + lastErrors());
+    }
+    bool loaded =
+        authorities.empty()
+            ? SSL_CTX_set_default_verify_paths(context.get()) == 1
+            : SSL_CTX_load_verify_file(context.get(), authorities.c_str()) == 1;
+    if (!loaded)
+    {
+        refuseFile("the list of authorities", authorities);
+    }
+    SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION);
+    SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
+    SSL_CTX_set_options(context.get(), SSL_OP_IGNORE_UNEXPECTED_EOF);
+    SSL_CTX_set_mode(context.get(), SSL_MODE_ENABLE_PARTIAL_WRITE |
+                                        SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    return Context(std::move(context));
+}
+
 Context::Context(const Identity& identity, Side side)
     : context_(SSL_CTX_new(side == Side::server ? TLS_server_method()
                                                 : TLS_client_method()))
@@ -260,6 +284,12 @@ Peer peerOf(ssl_st* connection)
     peer.name = oneEntry(subject, NID_commonName, "common name");
     peer.role = oneEntry(subject, NID_organizationalUnitName,
                          "organizational unit (its role)");
+    int seconds = 0;
+    if (ASN1_TIME_diff(&peer.daysLeft, &seconds, nullptr,
+                       X509_get0_notAfter(certificate)) != 1)
+    {
+        throw Refused("certificate", "has no valid end of its time");
+    }
     return peer;
 }
 
@@ -293,6 +323,15 @@ Stream Stream::connect(const Context& context, UniqueFd socket,
                        const std::string& host, std::string_view role,
                        const Deadline& deadline)
 {
+    Stream out = connectWeb(context, std::move(socket), host, deadline);
+    out.peer_ = peerOf(out.native());
+    requireRole(out.peer_, role);
+    return out;
+}
+
+Stream Stream::connectWeb(const Context& context, UniqueFd socket,
+                          const std::string& host, const Deadline& deadline)
+{
     int flags = ::fcntl(socket.get(), F_GETFL);
     if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags | O_NONBLOCK) != 0)
     {
@@ -317,8 +356,6 @@ Stream Stream::connect(const Context& context, UniqueFd socket,
         }
         out.waitFor(result, "TLS handshake", deadline);
     }
-    out.peer_ = peerOf(out.native());
-    requireRole(out.peer_, role);
     return out;
 }
 

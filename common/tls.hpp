@@ -33,6 +33,7 @@ struct Peer
 {
     std::string name; ///< common name, printable ASCII, 1 to 64 characters
     std::string role; ///< its one OU
+    int daysLeft = 0; ///< until it ends, whole ones
 };
 
 /** Frees what OpenSSL made. */
@@ -61,9 +62,18 @@ class Context
      * missing, no PEM, a key of another certificate, expired. */
     Context(const Identity& identity, Side side);
 
+    /** For servers that are not ours, such as those of webhooks: TLS 1.2 or
+     * newer, no certificate of our own; theirs has to come from one of
+     * `authorities` (PEM; empty: those that the system trusts). */
+    static Context forWeb(const std::filesystem::path& authorities = {});
+
     ssl_ctx_st* native() const { return context_.get(); }
 
   private:
+    explicit Context(std::unique_ptr<ssl_ctx_st, Free> context)
+        : context_(std::move(context))
+    {}
+
     std::unique_ptr<ssl_ctx_st, Free> context_;
 };
 
@@ -95,6 +105,11 @@ class Stream
     static Stream connect(const Context& context, UniqueFd socket,
                           const std::string& host, std::string_view role,
                           const Deadline& deadline);
+
+    /** The same without a role, for servers that are not ours; peer() is then
+     * empty. */
+    static Stream connectWeb(const Context& context, UniqueFd socket,
+                             const std::string& host, const Deadline& deadline);
 
     /** Sends all of it. */
     void send(ByteView data, const Deadline& deadline);

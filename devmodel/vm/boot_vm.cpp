@@ -33,16 +33,15 @@ UniqueFd reopenWriteOnly(int fd)
     return openFile("/proc/self/fd/" + std::to_string(fd), O_WRONLY);
 }
 
-void waitTime(Machine& machine, std::chrono::seconds time,
-              const Deadline& deadline, const Tick& tick)
+void waitTime(Machine& machine, Milliseconds time, const Deadline& deadline,
+              const Tick& tick)
 {
     Deadline end(time);
     while (!end.passed())
     {
         if (deadline.passed())
         {
-            throw TimedOut("the time allowed for a boot is shorter than the "
-                           "policy's");
+            throw TimedOut("the guest did not come up in time");
         }
         machine.drainConsoles();
         if (tick)
@@ -68,19 +67,67 @@ Milliseconds processorTime(pid_t pid)
         std::chrono::nanoseconds(time.tv_nsec));
 }
 
-/** Waits until QEMU has been idle in each second of the last ones. */
+/** How long QEMU has been idle: in each second of the last ones. */
+class IdleTime
+{
+  public:
+    explicit IdleTime(Machine& machine)
+        : pid_(machine.process().pid()), used_(processorTime(pid_))
+    {}
+
+    std::chrono::seconds sofar()
+    {
+        if (nextLook_.passed())
+        {
+            constexpr Milliseconds busy{100};
+            Milliseconds now = processorTime(pid_);
+            idle_ = now - used_ < busy ? idle_ + std::chrono::seconds(1)
+                                       : std::chrono::seconds(0);
+            used_ = now;
+            nextLook_ = Deadline(std::chrono::seconds(1));
+        }
+        return idle_;
+    }
+
+  private:
+    pid_t pid_;
+    Milliseconds used_;
+    std::chrono::seconds idle_{0};
+    Deadline nextLook_{std::chrono::seconds(1)};
+};
+
 void waitIdle(Machine& machine, std::chrono::seconds time,
               const Deadline& deadline, const Tick& tick)
 {
-    constexpr Milliseconds busy{100};
-    Milliseconds used = processorTime(machine.process().pid());
-    for (std::chrono::seconds idle{0}; idle < time;)
+    IdleTime idle(machine);
+    while (idle.sofar() < time)
     {
-        waitTime(machine, std::chrono::seconds(1), deadline, tick);
-        Milliseconds now = processorTime(machine.process().pid());
-        idle = now - used < busy ? idle + std::chrono::seconds(1)
-                                 : std::chrono::seconds(0);
-        used = now;
+        waitTime(machine, waitStep, deadline, tick);
+    }
+}
+
+void waitAgent(Machine& machine, const Deadline& deadline, const Tick& tick)
+{
+    GuestAgent* agent = machine.agent();
+    if (agent == nullptr)
+    {
+        throw Error("the policy is guest-agent, but the guest has no port for "
+                    "its agent");
+    }
+    while (!agent->answered())
+    {
+        waitTime(machine, waitStep, deadline, tick);
+    }
+}
+
+void waitAuto(Machine& machine, std::chrono::seconds time,
+              const Deadline& deadline, const Tick& tick)
+{
+    GuestAgent* agent = machine.agent();
+    IdleTime idle(machine);
+    while (idle.sofar() < time && (agent == nullptr || !agent->answered()))
+    {
+        waitTime(machine, waitStep, deadline, tick);
     }
 }
 
@@ -127,6 +174,7 @@ Machine::Options machineOptions(const GuestSpec& spec,
 {
     Machine::Options out;
     out.console = spec.console;
+    out.agent = spec.agent;
     out.serial = true;
     out.log = log;
     return out;
@@ -142,6 +190,14 @@ BootedPolicy parseBootedPolicy(const std::string& text)
         rest.remove_prefix(match ? prefix.size() : 0);
         return match;
     };
+    if (text == "auto")
+    {
+        return BootedAuto{};
+    }
+    if (text == "guest-agent")
+    {
+        return BootedAgent{};
+    }
     if (text == "shell")
     {
         return BootedShell{};
@@ -165,7 +221,8 @@ BootedPolicy parseBootedPolicy(const std::string& text)
         }
     }
     throw Error("unknown policy " + printable(text) +
-                ": use shell, serial:REGEX, idle:SECONDS or after:SECONDS");
+                ": use auto, guest-agent, shell, serial:REGEX, idle:SECONDS "
+                "or after:SECONDS");
 }
 
 BootVm::BootVm(const Qemu& qemu, const GuestSpec& spec,
@@ -196,6 +253,14 @@ void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout,
     else if (const auto* idle = std::get_if<BootedIdle>(&policy))
     {
         waitIdle(machine_, idle->time, deadline, tick);
+    }
+    else if (const auto* any = std::get_if<BootedAuto>(&policy))
+    {
+        waitAuto(machine_, any->idle, deadline, tick);
+    }
+    else if (std::holds_alternative<BootedAgent>(policy))
+    {
+        waitAgent(machine_, deadline, tick);
     }
     else
     {

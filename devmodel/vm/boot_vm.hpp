@@ -16,6 +16,10 @@ namespace airlock::vm
 struct BootedShell
 {};
 
+/** The guest agent answers on its port. */
+struct BootedAgent
+{};
+
 /** The guest has written a match of this POSIX extended regular expression
  * on its serial line. */
 struct BootedSerial
@@ -37,12 +41,19 @@ struct BootedIdle
     std::chrono::seconds time;
 };
 
-/** When a guest counts as booted. */
-using BootedPolicy =
-    std::variant<BootedShell, BootedSerial, BootedAfter, BootedIdle>;
+/** The guest agent answers, if there is one, or the guest is idle as long as
+ * this: right for guests of which nothing is known. */
+struct BootedAuto
+{
+    std::chrono::seconds idle{5};
+};
 
-/** From the command line: "shell", "serial:REGEX", "idle:SECONDS",
- * "after:SECONDS". Throws Error. */
+/** When a guest counts as booted. */
+using BootedPolicy = std::variant<BootedShell, BootedAgent, BootedSerial,
+                                  BootedAfter, BootedIdle, BootedAuto>;
+
+/** From the command line: "auto", "guest-agent", "shell", "serial:REGEX",
+ * "idle:SECONDS", "after:SECONDS". Throws Error. */
 BootedPolicy parseBootedPolicy(const std::string& text);
 
 /** What a boot leaves behind when its QEMU is dead. Nothing of it is to be

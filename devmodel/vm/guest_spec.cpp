@@ -87,6 +87,11 @@ void validate(const GuestSpec& spec)
         throw Error(fmt::format("guest: at most {} disks and {} NICs", maxDisks,
                                 maxNics));
     }
+    if (spec.agent && !spec.console)
+    {
+        throw Error("guest: the guest agent's port needs the console beside "
+                    "it");
+    }
     for (const Nic& nic : spec.nics)
     {
         if (!looksLike(nic.mac, "xx:xx:xx:xx:xx:xx"))

@@ -47,6 +47,7 @@ struct GuestSpec
     std::vector<Disk> disks; ///< at most maxDisks; the first one is booted
     std::vector<Nic> nics;   ///< at most maxNics
     bool console = true;     ///< a virtio console (hvc0 in Linux)
+    bool agent = false;      ///< a port for the guest agent beside the console
     bool rng = true;         ///< a virtio entropy source
     bool msix = true;        ///< false: virtio devices use INTx
 };

@@ -3,7 +3,7 @@
 #include "common/error.hpp"
 #include "common/file.hpp"
 #include "common/sha256.hpp"
-#include "devmodel/handover/schema.hpp"
+#include "devmodel/admission/admission.hpp"
 #include "devmodel/handover/stream.hpp"
 
 #include <chrono>
@@ -15,8 +15,6 @@ namespace airlock::vm
 
 namespace
 {
-
-constexpr std::uint64_t highRamBase = 1ULL << 32;
 
 double sum(const std::vector<StepTime>& steps)
 {
@@ -60,66 +58,16 @@ class StepClock
     std::vector<StepTime>& steps_;
 };
 
-/** Reads guest memory by guest-physical address from its file. */
-class GuestMemory
+admission::Machine machineOf(const GuestSpec& spec)
 {
-  public:
-    GuestMemory(int fd, const handover::Environment& layout)
-        : fd_(fd), low_(layout.ramLow), high_(layout.ramHigh)
-    {}
-
-    bool read(std::uint64_t address, std::span<std::uint8_t> out) const
-    {
-        std::optional<std::uint64_t> offset = offsetOf(address, out.size());
-        if (offset)
-        {
-            readExactAt(fd_, out, *offset);
-        }
-        return offset.has_value();
-    }
-
-  private:
-    std::optional<std::uint64_t> offsetOf(std::uint64_t address,
-                                          std::uint64_t size) const
-    {
-        if (handover::AddressRange{0, low_}.contains(address, size))
-        {
-            return address;
-        }
-        handover::AddressRange high{highRamBase, highRamBase + high_};
-        if (high.contains(address, size))
-        {
-            return low_ + (address - highRamBase);
-        }
-        return std::nullopt;
-    }
-
-    int fd_;
-    std::uint64_t low_;
-    std::uint64_t high_;
-};
-
-handover::Environment environmentFor(const GuestSpec& spec, int memory)
-{
-    auto environment = handover::Environment::forMemory(spec.memory);
-    environment.vcpus = spec.vcpus;
-    environment.accelerator = spec.accelerator == Accelerator::kvm
-                                  ? handover::Accelerator::Kvm
-                                  : handover::Accelerator::Tcg;
-    environment.cpu =
-        handover::CpuContract::forModel(spec.cpuModel, environment.accelerator);
-    GuestMemory guest(memory, environment);
-    environment.read = [guest](std::uint64_t address,
-                               std::span<std::uint8_t> out) {
-        return guest.read(address, out);
-    };
-    return environment;
-}
-
-handover::ProductionStream reference(TrappedVm& production)
-{
-    return handover::parseProductionStream(production.saveState(),
-                                           handover::sectionSize);
+    admission::Machine out;
+    out.memory = spec.memory;
+    out.vcpus = spec.vcpus;
+    out.cpuModel = spec.cpuModel;
+    out.accelerator = spec.accelerator == Accelerator::kvm
+                          ? handover::Accelerator::Kvm
+                          : handover::Accelerator::Tcg;
+    return out;
 }
 
 Json stepsToJson(const std::vector<StepTime>& steps)
@@ -130,18 +78,6 @@ Json stepsToJson(const std::vector<StepTime>& steps)
         out.push_back({{"step", step.name}, {"seconds", step.seconds}});
     }
     return out;
-}
-
-/** What is left to do when the device state has been taken apart: the state
- * is checked against the memory that the guest will have. */
-Bytes admitted(TrappedVm& production,
-               std::span<const handover::Section> candidate)
-{
-    handover::ProductionStream local = reference(production);
-    std::vector<handover::Section> sections =
-        handover::admit(candidate, local.sections,
-                        environmentFor(production.spec(), production.memory()));
-    return handover::writeProductionStream(local.machine, sections);
 }
 
 Trap requireTrapped(TrappedVm& production)
@@ -231,26 +167,21 @@ HandOverReport loadBundle(TrappedVm& production, const handover::Bundle& bundle,
 
     report.memory = step(
         "memory", [&] { return bundle.copyMemoryTo(production.memory()); });
-    handover::BootStream stream = step("parse", [&] {
-        return handover::parseBootStream(bundle.deviceState());
+    admission::Admitted admitted = step("admit", [&] {
+        return admission::admit(machineOf(production.spec()),
+                                bundle.deviceState(), production.saveState(),
+                                production.memory());
     });
-    handover::Reduced reduced = step(
-        "reduce", [&] { return handover::reduce(std::move(stream.sections)); });
-    Bytes state =
-        step("admit", [&] { return admitted(production, reduced.kept); });
     step("load", [&] {
         production.acquireDisks();
-        production.loadState(state);
+        production.loadState(admitted.state);
     });
 
-    for (const handover::Section& section : reduced.kept)
-    {
-        report.kept.push_back(section.id);
-    }
-    report.dropped = std::move(reduced.dropped);
+    report.kept = std::move(admitted.kept);
+    report.dropped = std::move(admitted.dropped);
     report.memoryRoot = bundle.manifest().memoryRoot;
     report.receivedBytes = bundle.deviceState().size();
-    report.loadedBytes = state.size();
+    report.loadedBytes = admitted.state.size();
     return report;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include "common/json.hpp"
-#include "devmodel/handover/admit.hpp"
 #include "devmodel/handover/bundle.hpp"
 #include "devmodel/handover/memory_image.hpp"
 #include "devmodel/handover/reduce.hpp"

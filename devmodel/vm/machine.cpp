@@ -50,11 +50,13 @@ Machine::Machine(const Argv& argv, std::uint64_t memory, const Options& options)
 {
     Line qmp = Line::open();
     Line console = options.console ? Line::open() : Line{};
+    Line agent = options.agent ? Line::open() : Line{};
     Line serial = options.serial ? Line::open() : Line{};
     Channels channels;
     channels.qmp = qmp.childs.get();
     channels.memory = memory_.get();
     channels.console = console.childs.get();
+    channels.agent = agent.childs.get();
     channels.serial = serial.childs.get();
     channels.taps = options.taps;
 
@@ -73,6 +75,10 @@ Machine::Machine(const Argv& argv, std::uint64_t memory, const Options& options)
     if (console.ours)
     {
         console_.emplace(std::move(console.ours));
+    }
+    if (agent.ours)
+    {
+        agent_.emplace(std::move(agent.ours));
     }
     if (serial.ours)
     {

@@ -4,6 +4,7 @@
 #include "common/fd.hpp"
 #include "common/process.hpp"
 #include "common/qmp.hpp"
+#include "devmodel/vm/guest_agent.hpp"
 #include "devmodel/vm/guest_spec.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
 
@@ -36,6 +37,7 @@ class Machine
     struct Options
     {
         bool console = true;   ///< connect the virtio console
+        bool agent = false;    ///< connect the guest agent's port
         bool serial = false;   ///< connect ttyS0
         std::vector<int> taps; ///< stay the caller's
         std::filesystem::path log;
@@ -55,6 +57,8 @@ class Machine
     /** The guest's consoles; throw Error if the machine has none. */
     Console& console();
     Console& serial();
+    /** The guest agent's port; none if the machine has none. */
+    GuestAgent* agent() { return agent_ ? &*agent_ : nullptr; }
     /** Takes what the guest has written, so that it does not block. Call it
      * while waiting for something else. */
     void drainConsoles();
@@ -84,6 +88,7 @@ class Machine
     std::optional<QmpClient> qmp_;
     std::optional<Console> console_;
     std::optional<Console> serial_;
+    std::optional<GuestAgent> agent_;
 };
 
 } // namespace airlock::vm

@@ -22,6 +22,7 @@ Machine::Options machineOptions(const GuestSpec& spec,
 {
     Machine::Options out;
     out.console = spec.console;
+    out.agent = spec.agent;
     out.taps = options.taps;
     out.log = options.log;
     return out;

@@ -100,9 +100,18 @@ void addConsole(Argv& argv, const GuestSpec& spec, const Channels& channels)
         fmt::format("socket,id=console0,fd={}", channels.console));
     add(argv, "-device",
         virtioDevice(spec, "virtio-serial-pci", "consolebus", consoleSlot) +
-            ",max_ports=1");
+            (spec.agent ? ",max_ports=2" : ",max_ports=1"));
     add(argv, "-device",
         "virtconsole,id=hvc0,bus=consolebus.0,nr=0,chardev=console0");
+    if (spec.agent)
+    {
+        add(argv, "-chardev",
+            fmt::format("socket,id=agent0,fd={}", channels.agent));
+        add(argv, "-device",
+            fmt::format("virtserialport,id=ga0,bus=consolebus.0,nr=1,"
+                        "name={},chardev=agent0",
+                        agentPortName));
+    }
 }
 
 void addRng(Argv& argv, const GuestSpec& spec)
@@ -175,7 +184,7 @@ bool supportsSeccomp(const std::filesystem::path& binary)
 std::vector<int> Channels::all() const
 {
     std::vector<int> out;
-    for (int fd : {qmp, memory, console, serial})
+    for (int fd : {qmp, memory, console, agent, serial})
     {
         if (fd >= 0)
         {

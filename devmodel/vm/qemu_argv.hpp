@@ -9,6 +9,9 @@
 namespace airlock::vm
 {
 
+/** By this name a guest agent finds its port. */
+inline constexpr const char* agentPortName = "org.qemu.guest_agent.0";
+
 /** Machine types of the two builds. */
 inline constexpr const char* productionMachine = "airlock-1.0";
 inline constexpr const char* bootMachine = "airlock-boot-1.0";
@@ -43,6 +46,7 @@ struct Channels
     int qmp = -1;          ///< a stream socket, QMP on the other end
     int memory = -1;       ///< file of GuestSpec::memory bytes
     int console = -1;      ///< a stream socket, the virtio console
+    int agent = -1;        ///< a stream socket, the guest agent's port
     int serial = -1;       ///< a stream socket, the boot machine's ttyS0
     std::vector<int> taps; ///< one per NIC; fewer: those NICs have no peer
 

@@ -138,7 +138,7 @@ void adoptControllers(Rewrite& rewrite, pugi::xml_node devices)
     rewrite.dropAttribute(serial, "vectors");
     rewrite.dropAttribute(serial, "model");
     serial.remove_child("driver");
-    setAttribute(serial, "ports", "1");
+    setAttribute(serial, "ports", devices.child("channel") ? "2" : "1");
     setSlot(serial, vm::consoleSlot);
 }
 

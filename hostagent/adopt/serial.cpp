@@ -86,19 +86,36 @@ void adoptConsole(Rewrite& rewrite, pugi::xml_node devices)
     console.remove_child("address");
 }
 
+void setPort(pugi::xml_node device, unsigned port)
+{
+    pugi::xml_node address = ensureChild(device, "address", {"target"});
+    setAttribute(address, "type", "virtio-serial");
+    setAttribute(address, "controller", "0");
+    setAttribute(address, "bus", "0");
+    setAttribute(address, "port", std::to_string(port));
+}
+
 } // namespace
 
 void adoptSerial(Rewrite& rewrite, pugi::xml_node devices)
 {
     adoptConsole(rewrite, devices);
+    bool agent = false;
     for (pugi::xml_node node : childrenOf(devices, "channel"))
     {
         std::string name = xml::attribute(node.child("target"), "name");
-        bool agent = name == "org.qemu.guest_agent.0";
-        rewrite.drop(node, agent ? "the machine has no channel for the guest "
-                                   "agent: virsh shutdown uses the power "
-                                   "button, backups cannot freeze the guest"
-                                 : "the machine has no channels");
+        if (isVirtio(node) && name == agentChannelName && !agent)
+        {
+            agent = true;
+            rewrite.dropAttribute(node.child("target"), "state");
+            setPort(node, agentPort);
+        }
+        else
+        {
+            rewrite.drop(node, fmt::format("the machine has a channel for {} "
+                                           "only",
+                                           agentChannelName));
+        }
     }
 }
 

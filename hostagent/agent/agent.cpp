@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace airlock::host
 {
 
@@ -65,8 +67,44 @@ void Agent::pokeAll()
     }
 }
 
+/** What a process before this one left at the boot servers: it may have died
+ * when a guest was back and its job not removed yet. A job's id is in the store
+ * before the server knows it, so one that is asked for after the list was made
+ * is nobody's if it is not there. */
+void Agent::removeOrphans(const std::stop_token& stop)
+{
+    for (const ServerSettings& server : context_.servers.servers())
+    {
+        try
+        {
+            boot::Client client = context_.servers.connect(server.name);
+            for (const boot::JobStatus& job : client.jobs())
+            {
+                auto owned = [&job](const VmRecord& vm) {
+                    return vm.jobId == job.id;
+                };
+                if (stop.stop_requested())
+                {
+                    return;
+                }
+                if (std::ranges::none_of(context_.store.vms(), owned))
+                {
+                    client.remove(job.id);
+                }
+            }
+        }
+        catch (const Error& error)
+        {
+            options_.log(
+                fmt::format("boot server {}: {}", server.name, error.what()));
+        }
+    }
+}
+
 void Agent::run(const std::stop_token& stop, const std::function<void()>& alive)
 {
+    std::jthread cleaner(
+        [this](const std::stop_token& end) { removeOrphans(end); });
     Clock::time_point scan = Clock::now();
     while (!stop.stop_requested())
     {
@@ -205,11 +243,11 @@ void Agent::retry(const std::string& uuid)
     Change change;
     change.attempts = 0;
     change.reason = "";
-    context_.store.transition(uuid, State::held,
-                              record->marks.contains(incompleteDeltaMark)
-                                  ? State::applying
-                                  : State::trapped,
-                              change);
+    context_.changed(context_.store.transition(
+        uuid, State::held,
+        record->marks.contains(incompleteDeltaMark) ? State::applying
+                                                    : State::trapped,
+        change));
     poke(uuid);
 }
 

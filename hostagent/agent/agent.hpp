@@ -48,6 +48,7 @@ class Agent
     std::optional<Milliseconds> runCycle(const std::string& uuid,
                                          const std::stop_token& stop);
     void reap();
+    void removeOrphans(const std::stop_token& stop);
 
     CycleContext& context_;
     Options options_;

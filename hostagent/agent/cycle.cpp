@@ -4,12 +4,14 @@
 #include "common/file.hpp"
 #include "common/sha256.hpp"
 #include "devmodel/vm/hand_over.hpp"
+#include "hostagent/agent/guest_clock.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <thread>
 
@@ -25,12 +27,24 @@ constexpr Milliseconds pollStep{250};
 /** After an error that may go away by itself. */
 constexpr Milliseconds againLater = seconds(2);
 
+/** For the guest's agent to answer after the guest was resumed. */
+constexpr seconds agentTime{60};
+constexpr Milliseconds agentStep{500};
+
 /** Tells this run of the host's kernel from others, so that libvirt's domain
  * numbers are not mistaken for one another. */
 std::string bootId()
 {
     Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
     return {text.begin(), std::find(text.begin(), text.end(), '\n')};
+}
+
+/** What waiting does not help against, but an operator does. */
+bool isOutOfSpace(const Error& error)
+{
+    const auto* system = dynamic_cast<const SystemError*>(&error);
+    return system != nullptr &&
+           (system->code() == ENOSPC || system->code() == EDQUOT);
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -59,9 +73,10 @@ Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
 
 std::optional<Milliseconds> Cycle::run()
 {
-    if (record_.state == State::running && !trapped_.trap())
+    if (record_.state == State::running && !trapped_.trap() &&
+        !vm::queryLoaded(*domain_))
     {
-        return std::nullopt;
+        return setClock();
     }
     JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
     while (slot && !stop_.stop_requested())
@@ -89,8 +104,7 @@ std::optional<Milliseconds> Cycle::run()
         }
         if (next != Next::goOn)
         {
-            return next == Next::done ? std::nullopt
-                                      : std::optional(againLater);
+            return next == Next::done ? setClock() : std::optional(againLater);
         }
     }
     return std::nullopt;
@@ -100,10 +114,17 @@ Cycle::Next Cycle::step()
 {
     if (domain_->state() == RunState::off)
     {
+        abandon();
         return Next::done;
     }
     bool trapped = trapped_.trap().has_value();
     bool loaded = !trapped && vm::queryLoaded(*domain_);
+    if ((trapped || loaded) && domain_->state() == RunState::running)
+    {
+        // libvirt may miss that QEMU has stopped when it is about to note that
+        // it has started it (seen with 11.3 and a reboot by the power button).
+        domain_->suspend();
+    }
     if (record_.state == State::held)
     {
         return trapped && !record_.marks.contains(lifeMark()) ? startOver()
@@ -111,7 +132,7 @@ Cycle::Next Cycle::step()
     }
     if (record_.state == State::running)
     {
-        return trapped ? begin() : Next::done;
+        return trapped ? begin() : resume(loaded);
     }
     if (record_.state == State::applying || record_.state == State::admitting)
     {
@@ -120,8 +141,8 @@ Cycle::Next Cycle::step()
     if (!trapped)
     {
         // Somebody else gave it a state, for example `virsh restore`.
-        enter(State::running,
-              {.closeJob = JobEnd{record_.jobId, "abandoned", seconds_}});
+        abandon();
+        enter(State::running);
         return Next::done;
     }
     if (!record_.marks.contains(lifeMark()))
@@ -154,7 +175,15 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
     }
     if (!trapped)
     {
-        finish(); // It was resumed, but that was not noted any more.
+        // Its own writes are newer now; the delta must not replace them.
+        context_.alert({record_.uuid, record_.name, "resumed",
+                        "somebody else resumed the guest before its disk was "
+                        "complete: check its file systems"});
+        Change change;
+        std::string job = record_.jobId;
+        closeJob(change, "abandoned");
+        enter(State::running, change);
+        removeJob(job);
         return Next::done;
     }
     if (applying)
@@ -185,13 +214,28 @@ Cycle::Next Cycle::begin()
     change.reason = "";
     change.clearMarks = true;
     change.marks = {lifeMark()};
-    if (!record_.jobId.empty())
-    {
-        change.closeJob = JobEnd{record_.jobId, "abandoned", seconds_};
-        change.jobId = "";
-    }
+    closeJob(change, "abandoned");
+    std::string job = record_.jobId;
     enter(State::trapped, change);
+    removeDeltas();
+    removeJob(job);
     return Next::goOn;
+}
+
+/** Nobody waits for the job any more. A delta that is being applied stays, for
+ * the next life to complete. */
+void Cycle::abandon()
+{
+    std::string job = record_.jobId;
+    if (job.empty() || record_.state == State::applying)
+    {
+        return;
+    }
+    Change change;
+    closeJob(change, "abandoned");
+    enter(State::trapped, change);
+    removeDeltas();
+    removeJob(job);
 }
 
 Cycle::Next Cycle::choose()
@@ -376,6 +420,7 @@ Cycle::Next Cycle::waitBooted()
         }
         if (domain_->state() == RunState::off)
         {
+            abandon();
             return Next::done;
         }
         std::this_thread::sleep_for(pollStep);
@@ -387,6 +432,25 @@ std::filesystem::path Cycle::deltaFile(std::size_t disk) const
 {
     return context_.spool /
            fmt::format("{}-{}-disk{}", record_.uuid, record_.generation, disk);
+}
+
+void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
+                       std::uint64_t diskBytes, const boot::DeltaFile& expected)
+{
+    std::filesystem::path part = deltaFile(disk);
+    part += ".part";
+    UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    DeltaCheck check(diskBytes);
+    client.fetchDisk(record_.jobId, disk, expected, [&](ByteView data) {
+        check.feed(data);
+        writeAll(file.get(), data);
+    });
+    check.finish();
+    if (::fsync(file.get()) != 0)
+    {
+        throwErrno("cannot sync " + part.string());
+    }
+    std::filesystem::rename(part, deltaFile(disk));
 }
 
 Cycle::Next Cycle::fetchDeltas()
@@ -401,25 +465,10 @@ try
     }
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        const auto& expected = status_->result->disks[i];
-        if (!expected)
+        if (const auto& expected = status_->result->disks[i])
         {
-            continue;
+            fetchDelta(client, i, all[i].bytes, *expected);
         }
-        std::filesystem::path part = deltaFile(i);
-        part += ".part";
-        UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-        DeltaCheck check(all[i].bytes);
-        client.fetchDisk(record_.jobId, i, *expected, [&](ByteView data) {
-            check.feed(data);
-            writeAll(file.get(), data);
-        });
-        check.finish();
-        if (::fsync(file.get()) != 0)
-        {
-            throwErrno("cannot sync " + part.string());
-        }
-        std::filesystem::rename(part, deltaFile(i));
     }
     syncDirectory(context_.spool);
     enter(State::admitting);
@@ -439,6 +488,11 @@ catch (const http::Problem&)
 }
 catch (const Error& error)
 {
+    if (isOutOfSpace(error))
+    {
+        removeDeltas(); // The state may be in the same file system.
+        return fail(error.what());
+    }
     return lateFor(context_.settings.returnTime) ? fail(error.what())
                                                  : Next::wait;
 }
@@ -503,33 +557,105 @@ Cycle::Next Cycle::apply()
         context_.alert({record_.uuid, record_.name, "applying", error.what()});
         return Next::wait;
     }
-    trapped_.resume();
+    std::string job = record_.jobId;
     finish();
+    Next next = resume(true);
+    removeDeltas();
+    removeJob(job);
+    return next;
+}
+
+Cycle::Next Cycle::resume(bool loaded)
+{
+    if (loaded)
+    {
+        trapped_.resume();
+    }
     return Next::done;
 }
 
-void Cycle::finish()
+std::optional<Milliseconds> Cycle::setClock()
 {
-    std::string server = record_.bootServer;
-    std::string job = record_.jobId;
-    Change change;
-    change.closeJob = JobEnd{job, "done", seconds_};
-    change.jobId = "";
-    change.reason = "";
-    enter(State::running, change);
-    context_.servers.ended(server);
-    for (std::size_t i = 0; i < spec_.disks.size(); i++)
+    if (record_.state != State::running || !record_.marks.contains(clockMark))
     {
-        std::error_code ignored;
-        std::filesystem::remove(deltaFile(i), ignored);
+        return std::nullopt;
     }
     try
     {
-        context_.servers.connect(server).remove(job);
+        setGuestClock(*domain_);
+    }
+    catch (const LibvirtError&)
+    {
+        if (!lateFor(agentTime))
+        {
+            return agentStep;
+        }
+        // A channel, but no agent: the guest's own NTP client has to do.
+    }
+    catch (const Error& error)
+    {
+        context_.alert({record_.uuid, record_.name, "clock", error.what()});
+    }
+    record_ = context_.store.transition(record_.uuid, State::running,
+                                        State::running, {.clearMarks = true});
+    return std::nullopt;
+}
+
+/** Before the guest runs: what it writes then must never be replaced by a
+ * delta that is applied once more. */
+void Cycle::finish()
+{
+    Change change;
+    closeJob(change, "done");
+    change.reason = "";
+    change.clearMarks = true;
+    if (spec_.agent)
+    {
+        change.marks = {clockMark};
+    }
+    enter(State::running, change);
+}
+
+void Cycle::closeJob(Change& change, const std::string& result) const
+{
+    if (!record_.jobId.empty())
+    {
+        change.closeJob = JobEnd{record_.jobId, result, seconds_};
+        change.closeJob->seconds[std::string(toString(record_.state))] =
+            secondsInState();
+        change.jobId = "";
+    }
+}
+
+/** Of any generation: a crash may have left some. */
+void Cycle::removeDeltas()
+{
+    std::error_code ignored;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(context_.spool, ignored))
+    {
+        if (entry.path().filename().string().starts_with(record_.uuid))
+        {
+            std::filesystem::remove(entry.path(), ignored);
+        }
+    }
+}
+
+/** The boot server need not keep a job that is closed here. */
+void Cycle::removeJob(const std::string& job)
+{
+    if (job.empty())
+    {
+        return;
+    }
+    context_.servers.ended(record_.bootServer);
+    try
+    {
+        context_.servers.connect(record_.bootServer).remove(job);
     }
     catch (const Error&)
     {
-        // It forgets the job by itself after a time.
+        // It forgets the job by itself after a time, or is what failed.
     }
 }
 
@@ -544,42 +670,34 @@ Cycle::Next Cycle::fail(const std::string& why)
         context_.alert({record_.uuid, record_.name, "held", why});
         return Next::done;
     }
-    bool again = record_.attempts < context_.settings.attempts;
     Change change;
     change.reason = why;
-    if (!record_.jobId.empty())
-    {
-        change.closeJob = JobEnd{record_.jobId, "failed: " + why, seconds_};
-        change.jobId = "";
-        context_.servers.ended(record_.bootServer);
-    }
+    // Without a job no boot server was to be had: that counts as well.
+    change.attempts = record_.attempts + (record_.jobId.empty() ? 1 : 0);
+    bool again = *change.attempts < context_.settings.attempts;
+    closeJob(change, "failed: " + why);
     std::string job = record_.jobId;
     enter(again ? State::retrying : State::held, change);
+    removeDeltas();
     context_.alert(
         {record_.uuid, record_.name, again ? "retrying" : "held", why});
-    try
-    {
-        if (!job.empty())
-        {
-            context_.servers.connect(record_.bootServer).remove(job);
-        }
-    }
-    catch (const Error&)
-    {
-        // It may be what failed.
-    }
+    removeJob(job);
     return again ? Next::wait : Next::done;
 }
 
 void Cycle::enter(State state, const Change& change)
 {
-    auto now = std::chrono::time_point_cast<Milliseconds>(
-        std::chrono::system_clock::now());
-    seconds_[std::string(toString(record_.state))] =
-        std::chrono::duration<double>(now - record_.since).count();
+    seconds_[std::string(toString(record_.state))] = secondsInState();
     record_ =
         context_.store.transition(record_.uuid, record_.state, state, change);
     context_.changed(record_);
+}
+
+double Cycle::secondsInState() const
+{
+    return std::chrono::duration<double>(std::chrono::system_clock::now() -
+                                         record_.since)
+        .count();
 }
 
 bool Cycle::lateFor(seconds time) const

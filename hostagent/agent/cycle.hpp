@@ -20,7 +20,7 @@ namespace airlock::host
 /** How reboots are done; domains may say otherwise in their metadata. */
 struct RebootSettings
 {
-    std::string booted = "idle:5";   ///< see docs/protocol-boot.md
+    std::string booted = "auto";     ///< see docs/protocol-boot.md
     std::chrono::seconds limit{600}; ///< for the guest to come up
     std::chrono::seconds uploadTime{1800};
     /** From sealing to the result, beyond the limit: the queue and, on a boot
@@ -35,6 +35,9 @@ struct RebootSettings
 
 /** Mark of a VM that is held while a delta is only half applied. */
 inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
+
+/** Mark of a VM whose clock is to be set when its agent answers. */
+inline constexpr const char* clockMark = "clock";
 
 /** Something that an operator should look at. */
 struct Alert
@@ -88,17 +91,26 @@ class Cycle
     Next afterRestart(bool trapped, bool loaded);
     Next startOver();
     Next begin();
+    void abandon();
     Next choose();
     Next upload();
     Next waitBooted();
     Next fetchDeltas();
+    void fetchDelta(boot::Client& client, std::size_t disk,
+                    std::uint64_t diskBytes, const boot::DeltaFile& expected);
     Next admit();
     Next apply();
+    Next resume(bool loaded);
+    std::optional<Milliseconds> setClock();
     void applyDeltas();
     void finish();
+    void removeDeltas();
+    void closeJob(Change& change, const std::string& result) const;
+    void removeJob(const std::string& job);
     Next fail(const std::string& why);
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
+    double secondsInState() const;
     bool lateFor(std::chrono::seconds time) const;
 
     boot::JobRequest request(const std::vector<QemuDisk>& disks) const;

@@ -10,6 +10,11 @@ namespace airlock::host
 namespace
 {
 
+/** Health is asked while a guest waits, or others do: a server that is cut off
+ * may not cost more. */
+constexpr http::ClientLimits quick = {
+    std::chrono::seconds(5), std::chrono::seconds(5), std::chrono::seconds(5)};
+
 /** What the domain says of a server, else what the pool says. */
 unsigned weightFor(const ServerSettings& server, const DomainSettings& domain)
 {
@@ -35,9 +40,10 @@ std::string ServerPool::choose(const DomainSettings& domain,
 {
     struct Choice
     {
+        bool down;
         bool avoided;
         double load;
-        std::string name;
+        const ServerSettings* server;
         auto operator<=>(const Choice&) const = default;
     };
     std::vector<Choice> choices;
@@ -46,11 +52,13 @@ std::string ServerPool::choose(const DomainSettings& domain,
         for (const ServerSettings& server : servers_)
         {
             unsigned weight = weightFor(server, domain);
+            auto seen = states_.find(server.name);
             if (weight > 0)
             {
-                choices.push_back({avoid.contains(server.name),
+                choices.push_back({seen != states_.end() && !seen->second.up,
+                                   avoid.contains(server.name),
                                    (jobs_[server.name] + 1.0) / weight,
-                                   server.name});
+                                   &server});
             }
         }
     }
@@ -58,21 +66,66 @@ std::string ServerPool::choose(const DomainSettings& domain,
     std::string reasons;
     for (const Choice& choice : choices)
     {
-        try
+        const std::string& name = choice.server->name;
+        ServerState state = ask(*choice.server);
+        if (state.up && state.jobs < state.jobsMax)
         {
-            boot::Health health = connect(choice.name).health();
-            if (health.jobs < health.jobsMax)
-            {
-                return choice.name;
-            }
-            reasons += fmt::format("; {} is full", choice.name);
+            return name;
         }
-        catch (const Error& error)
-        {
-            reasons += fmt::format("; {}: {}", choice.name, error.what());
-        }
+        reasons += state.up ? fmt::format("; {} is full", name)
+                            : fmt::format("; {}: {}", name, state.why);
     }
     throw Error("no boot server can take the job" + reasons);
+}
+
+/** Notes the answer. */
+ServerState ServerPool::ask(const ServerSettings& server)
+{
+    ServerState out;
+    try
+    {
+        boot::Health health =
+            boot::Client(server.endpoint, context_, quick).health();
+        out.up = health.qemu.has_value();
+        out.why = out.up ? "" : "its QEMU does not run";
+        out.jobs = health.jobs;
+        out.jobsMax = health.jobsMax;
+    }
+    catch (const Error& error)
+    {
+        out.why = error.what();
+    }
+    note(server.name, out);
+    return out;
+}
+
+void ServerPool::note(const std::string& name, const ServerState& now)
+{
+    bool news = false;
+    {
+        std::lock_guard lock(mutex_);
+        auto [place, fresh] = states_.try_emplace(name, now);
+        news = fresh ? !now.up : place->second.up != now.up;
+        place->second = now;
+    }
+    if (news && onChange_)
+    {
+        onChange_(name, now);
+    }
+}
+
+void ServerPool::look()
+{
+    for (const ServerSettings& server : servers_)
+    {
+        ask(server);
+    }
+}
+
+std::map<std::string, ServerState> ServerPool::states() const
+{
+    std::lock_guard lock(mutex_);
+    return states_;
 }
 
 boot::Client ServerPool::connect(const std::string& name) const

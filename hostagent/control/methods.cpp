@@ -8,6 +8,9 @@ namespace airlock::host::control
 namespace
 {
 
+/** Bytes of a reply with jobs; well below what a peer may leave unread. */
+constexpr std::size_t maxHistory = 2U << 20;
+
 /** By UUID or by name, which is unique in libvirt. */
 VmRecord findVm(const Store& store, const JsonField& parameters)
 {
@@ -93,11 +96,19 @@ Json jobs(const Store& store, const JsonField& parameters)
         query.uuid = std::exchange(query.name, std::nullopt);
     }
     Json out = Json::array();
+    std::size_t room = maxHistory;
     for (const JobRecord& job : store.jobs(query))
     {
-        out.push_back(toJson(job));
+        Json one = toJson(job);
+        std::size_t size = dumpJson(one).size();
+        if (size > room)
+        {
+            return {{"jobs", out}, {"truncated", true}};
+        }
+        room -= size;
+        out.push_back(std::move(one));
     }
-    return {{"jobs", out}};
+    return {{"jobs", out}, {"truncated", false}};
 }
 
 Handler onHeld(Store& store, std::function<void(const VmRecord&)> action)

@@ -2,6 +2,7 @@
 
 #include "common/tls.hpp"
 #include "hostagent/agent/cycle.hpp"
+#include "hostagent/daemon/alerts.hpp"
 
 #include <filesystem>
 #include <string>
@@ -18,8 +19,11 @@ struct Config
     std::filesystem::path socket = "/run/airlock/hostd.sock";
     tls::Identity identity = {"/etc/airlock/hostd.crt",
                               "/etc/airlock/hostd.key", "/etc/airlock/ca.crt"};
-    /** Run with the alert's words as arguments; empty: none. */
-    std::string alertCommand;
+    AlertSettings alerts;
+    /** Where /metrics and /health are; empty: nowhere. */
+    std::string metrics;
+    /** Jobs are forgotten so long after their end. */
+    std::chrono::hours history{24 * 400};
     RebootSettings reboot;
     std::vector<ServerSettings> servers;
 };
@@ -27,5 +31,9 @@ struct Config
 /** Throws Error with file, line and what is wrong: a syntax error, an unknown
  * key, a value that cannot be. */
 Config readConfig(const std::filesystem::path& file);
+
+/** All keys that the file may have, as "reboot.limit"; those of a server as
+ * "server.name". Sorted. */
+std::vector<std::string> configKeys();
 
 } // namespace airlock::host

@@ -1,13 +1,15 @@
 #include "hostagent/daemon/daemon.hpp"
 
 #include "common/log.hpp"
-#include "common/process.hpp"
 #include "hostagent/agent/agent.hpp"
 #include "hostagent/control/server.hpp"
+#include "hostagent/daemon/metrics.hpp"
 
 #include <fmt/format.h>
 #include <systemd/sd-daemon.h>
 
+#include <atomic>
+#include <condition_variable>
 #include <csignal>
 #include <thread>
 
@@ -17,10 +19,11 @@ namespace airlock::host
 namespace
 {
 
-constexpr Milliseconds alertTime = std::chrono::seconds(30);
+/** How often the boot servers are asked how they are. */
+constexpr std::chrono::seconds lookEvery{15};
 
-/** For rules on alerts; listed in airlock-hostd(8). */
-constexpr const char* alertId = "1c8a4d7be3d14b0f9a5e6c20f7d3b981";
+/** To find changes of state in the journal; listed in airlock-hostd(8). */
+constexpr const char* stateId = "5d0c3f1e6a9b4f5c8f27d1b4907e2a63";
 
 /** SIGTERM and SIGINT, taken by a thread that waits for them: blocked in all
  * others, so this has to be made before any of them. */
@@ -58,7 +61,8 @@ class StopSignals
 
 std::vector<log::Field> fieldsOf(const VmRecord& record)
 {
-    return {{"VM_NAME", record.name},
+    return {{"MESSAGE_ID", stateId},
+            {"DOMAIN", record.name},
             {"VM_UUID", record.uuid},
             {"STATE", std::string(toString(record.state))},
             {"GENERATION", std::to_string(record.generation)},
@@ -67,26 +71,60 @@ std::vector<log::Field> fieldsOf(const VmRecord& record)
             {"REASON", record.reason}};
 }
 
-void raiseAlert(const std::string& command, const Alert& alert)
+/** What has to be done again and again, in a thread of its own: asking the boot
+ * servers how they are, and forgetting old jobs. */
+class Housekeeping
 {
-    log::warning("a VM needs attention", {{"MESSAGE_ID", alertId},
-                                          {"VM_NAME", alert.name},
-                                          {"VM_UUID", alert.uuid},
-                                          {"WHAT", alert.what},
-                                          {"REASON", alert.why}});
-    if (command.empty())
+  public:
+    Housekeeping(Store& store, ServerPool& servers, std::chrono::hours history)
+        : store_(store), servers_(servers), history_(history),
+          thread_([this](const std::stop_token& stop) { run(stop); })
+    {}
+
+  private:
+    void run(const std::stop_token& stop)
     {
-        return;
+        std::mutex mutex;
+        std::condition_variable_any never;
+        while (!stop.stop_requested())
+        {
+            servers_.look();
+            prune();
+            std::unique_lock lock(mutex);
+            never.wait_for(lock, stop, lookEvery, [] { return false; });
+        }
     }
-    try
+
+    void prune()
     {
-        SpawnOptions options;
-        options.argv = {command, alert.what, alert.uuid, alert.name, alert.why};
-        runProgram(options, alertTime);
+        try
+        {
+            store_.pruneJobs(std::chrono::time_point_cast<Milliseconds>(
+                std::chrono::system_clock::now() - history_));
+        }
+        catch (const Error& error)
+        {
+            log::error("old jobs cannot be forgotten",
+                       {{"REASON", error.what()}});
+        }
     }
-    catch (const Error& error)
+
+    Store& store_;
+    ServerPool& servers_;
+    std::chrono::hours history_;
+    std::jthread thread_;
+};
+
+void logServer(const std::string& name, const ServerState& state)
+{
+    if (state.up)
     {
-        log::error("the alert command failed", {{"REASON", error.what()}});
+        log::notice("a boot server is back", {{"BOOT_SERVER", name}});
+    }
+    else
+    {
+        log::warning("a boot server does not answer",
+                     {{"BOOT_SERVER", name}, {"REASON", state.why}});
     }
 }
 
@@ -94,7 +132,8 @@ void raiseAlert(const std::string& command, const Alert& alert)
 class ControlSocket
 {
   public:
-    ControlSocket(const Config& config, Store& store) : server_(options(config))
+    ControlSocket(const Config& config, Store& store, const ServerPool& servers)
+        : server_(options(config)), servers_(servers)
     {
         control::Actions actions;
         actions.retry = [this](const VmRecord& vm) {
@@ -116,10 +155,7 @@ class ControlSocket
         control::addStoreMethods(server_, store, std::move(actions));
     }
 
-    void publish(const VmRecord& record)
-    {
-        server_.publish(control::toJson(record));
-    }
+    void publish(Json event) { server_.publish(std::move(event)); }
 
     /** From now on there is an agent to act. */
     void start(Agent& agent)
@@ -145,12 +181,18 @@ class ControlSocket
     Json info(const Config& config)
     {
         Json servers = Json::array();
+        auto states = servers_.states();
         for (const ServerSettings& server : config.servers)
         {
+            const ServerState& state = states[server.name];
             servers.push_back({{"name", server.name},
                                {"host", server.endpoint.host},
                                {"port", server.endpoint.port},
-                               {"weight", server.weight}});
+                               {"weight", server.weight},
+                               {"up", state.up},
+                               {"reason", state.why},
+                               {"jobs", state.jobs},
+                               {"jobs_max", state.jobsMax}});
         }
         return {{"version", AIRLOCK_VERSION},
                 {"libvirt", config.uri},
@@ -159,9 +201,34 @@ class ControlSocket
     }
 
     control::Server server_;
+    const ServerPool& servers_;
     Agent* agent_ = nullptr;
     std::jthread thread_;
 };
+
+/** Jobs that boot servers have from before a restart count as theirs. */
+void countJobs(const Store& store, ServerPool& servers)
+{
+    for (const VmRecord& vm : store.vms())
+    {
+        if (!vm.jobId.empty())
+        {
+            servers.started(vm.bootServer);
+        }
+    }
+}
+
+std::optional<StatusServer> startStatus(const Config& config,
+                                        HostMetrics& metrics)
+{
+    if (config.metrics.empty())
+    {
+        return std::nullopt;
+    }
+    return std::optional<StatusServer>(
+        std::in_place, config.metrics,
+        [&metrics](const std::string& path) { return metrics.page(path); });
+}
 
 } // namespace
 
@@ -174,23 +241,54 @@ void runDaemon(const Config& config)
     ServerPool servers(config.servers,
                        std::make_shared<tls::Context>(
                            config.identity, tls::Context::Side::client));
+    countJobs(store, servers);
     JobSlots slots(config.reboot.jobs);
-    ControlSocket control(config, store);
+    ControlSocket control(config, store, servers);
+    servers.onChange([&](const std::string& name, const ServerState& state) {
+        logServer(name, state);
+        control.publish({{"what", "server"},
+                         {"name", name},
+                         {"up", state.up},
+                         {"reason", state.why}});
+    });
+    Alerts alerts(config.alerts);
+    LibvirtEventLoop loop;
+    std::atomic<const Agent*> current = nullptr;
+    HostMetrics metrics(store, servers, [&current] {
+        const Agent* agent = current;
+        return agent != nullptr && agent->connected();
+    });
     CycleContext context{
         store,
         servers,
         slots,
         config.reboot,
         spool,
-        [&](const Alert& alert) { raiseAlert(config.alertCommand, alert); },
+        [&](const Alert& alert) {
+            if (!alerts.raise(alert))
+            {
+                return;
+            }
+            metrics.alerted(alert);
+            control.publish({{"what", "alert"},
+                             {"alert", alert.what},
+                             {"name", alert.name},
+                             {"uuid", alert.uuid},
+                             {"reason", alert.why}});
+        },
         [&](const VmRecord& record) {
             log::info("a VM changed its state", fieldsOf(record));
-            control.publish(record);
+            alerts.changed(record.uuid);
+            metrics.changed(record);
+            control.publish(
+                {{"what", "state"}, {"vm", control::toJson(record)}});
         },
     };
-    LibvirtEventLoop loop;
     Agent agent(context, {config.uri, std::chrono::seconds(30),
                           [](const std::string& line) { log::notice(line); }});
+    current = &agent;
+    std::optional<StatusServer> status = startStatus(config, metrics);
+    Housekeeping housekeeping(store, servers, config.history);
     control.start(agent);
     sd_notify(0, "READY=1\nSTATUS=following the domains of libvirt");
     agent.run(signals.token(), [] { sd_notify(0, "WATCHDOG=1"); });

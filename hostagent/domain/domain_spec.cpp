@@ -217,6 +217,7 @@ class Reader
             {"interface", &Reader::nic},
             {"controller", &Reader::controller},
             {"console", &Reader::console},
+            {"channel", &Reader::channel},
             {"rng", &Reader::rng},
             {"memballoon", &Reader::absent},
             {"audio", &Reader::audio},
@@ -332,16 +333,17 @@ class Reader
         }
     }
 
-    void consoleAddress(const pugi::xml_node& node)
+    void serialPort(const pugi::xml_node& node, unsigned wanted)
     {
         std::string port = attribute(node.child("address"), "port");
         if (port.empty())
         {
             port = attribute(node.child("target"), "port");
         }
-        if (xml::number(port, 30) != consolePort)
+        if (xml::number(port, 30) != wanted)
         {
-            refuse(node, "has to be virtio-serial port 0");
+            refuse(node,
+                   fmt::format("has to be virtio-serial port {}", wanted));
         }
     }
 
@@ -352,9 +354,22 @@ class Reader
             refuse(node, "there can be only one");
         }
         require(node.child("target"), "type", "virtio");
-        consoleAddress(node);
+        serialPort(node, consolePort);
         spec_.console = true;
         spec_.consoleAlias = aliasOf(node);
+    }
+
+    void channel(const pugi::xml_node& node)
+    {
+        if (spec_.agent)
+        {
+            refuse(node, "there can be only one");
+        }
+        require(node.child("target"), "type", "virtio");
+        require(node.child("target"), "name", agentChannelName);
+        serialPort(node, agentPort);
+        spec_.agent = true;
+        spec_.agentAlias = aliasOf(node);
     }
 
     void rng(const pugi::xml_node& node)
@@ -414,11 +429,18 @@ class Reader
         {
             throw Refused("devices", "there is no disk to boot from");
         }
-        if (spec_.console && serialPorts_ != "1")
+        if (spec_.agent && !spec_.console)
+        {
+            throw Refused("devices", "a guest agent's channel needs the "
+                                     "console beside it, as port 0");
+        }
+        std::string ports = spec_.agent ? "2" : "1";
+        if (spec_.console && serialPorts_ != ports)
         {
             throw Refused("devices/controller",
-                          "the virtio-serial controller has to have "
-                          "ports='1'");
+                          fmt::format("the virtio-serial controller has to "
+                                      "have ports='{}'",
+                                      ports));
         }
         if (!spec_.console && !serialPorts_.empty())
         {
@@ -521,6 +543,7 @@ vm::GuestSpec DomainSpec::guest() const
         out.nics.push_back({nic.mac});
     }
     out.console = console;
+    out.agent = agent;
     out.rng = rng;
     return out;
 }
@@ -557,7 +580,7 @@ void checkBootedPolicy(std::string_view policy)
     {
         refusePolicy("is too long");
     }
-    if (policy == "guest-agent" || policy == "shell")
+    if (policy == "auto" || policy == "guest-agent" || policy == "shell")
     {
         return;
     }
@@ -574,7 +597,7 @@ void checkBootedPolicy(std::string_view policy)
     }
     else if (kind != "serial" || value.empty())
     {
-        refusePolicy("is none of guest-agent, shell, serial:REGEX, "
+        refusePolicy("is none of auto, guest-agent, shell, serial:REGEX, "
                      "idle:SECONDS, after:SECONDS");
     }
 }

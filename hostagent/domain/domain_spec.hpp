@@ -15,8 +15,13 @@ namespace airlock::host
 /** Name of the production machine type, as in <type machine='...'>. */
 inline constexpr std::string_view productionMachine = "airlock-1.0";
 
-/** Port of the console at the virtio-serial controller, which has no other. */
+/** The name of the guest agent's virtio port. */
+inline constexpr std::string_view agentChannelName = "org.qemu.guest_agent.0";
+
+/** Ports of the virtio-serial controller: the console is port 0, the guest
+ * agent port 1. */
 inline constexpr unsigned consolePort = 0;
+inline constexpr unsigned agentPort = 1;
 
 struct DomainDisk
 {
@@ -57,7 +62,7 @@ struct ServerWeight
  */
 struct DomainSettings
 {
-    /** "guest-agent", "shell", "serial:REGEX", "idle:SECONDS",
+    /** "auto", "guest-agent", "shell", "serial:REGEX", "idle:SECONDS",
      * "after:SECONDS" */
     std::optional<std::string> booted;
     std::optional<std::chrono::seconds> limit; ///< for a whole reboot
@@ -80,6 +85,8 @@ struct DomainSpec
     bool console = false;
     std::string consoleAlias;
     bool rng = false;
+    bool agent = false; ///< channel of the guest agent
+    std::string agentAlias;
     DomainSettings settings;
 
     /** The same machine for devmodel/vm. Disks have their `source` as image. */

@@ -203,6 +203,20 @@ Json Domain::executeWithFd(std::string_view command, const Json& arguments,
     return takeAnswer(command, Text(answer).get());
 }
 
+Json Domain::executeInGuest(std::string_view command, const Json& arguments,
+                            std::chrono::seconds timeout)
+{
+    std::string text = commandText(command, arguments);
+    Text answer(virDomainQemuAgentCommand(
+        domain_.get(), text.c_str(), static_cast<int>(timeout.count()), 0));
+    if (!answer)
+    {
+        throw lastError(
+            fmt::format("{} to the guest agent of {}", command, name_));
+    }
+    return parseJson(answer.get(), "guest agent");
+}
+
 Connection::Connection(const std::string& uri, OnDomainEvent onEvent)
     : onEvent_(std::move(onEvent)), connection_(virConnectOpen(uri.c_str()))
 {

@@ -70,6 +70,11 @@ class Domain : public QmpCommands
     executeWithFd(std::string_view command, const Json& arguments, int fd,
                   Milliseconds timeout = std::chrono::seconds(30)) override;
 
+    /** A command to the guest's agent; its answer is the guest's. Throws
+     * LibvirtError, also when no agent is connected. */
+    Json executeInGuest(std::string_view command, const Json& arguments = {},
+                        std::chrono::seconds timeout = std::chrono::seconds(5));
+
   private:
     std::unique_ptr<_virDomain, FreeLibvirt> domain_;
     std::string uuid_;

@@ -49,7 +49,19 @@ CREATE INDEX jobs_by_vm ON jobs (uuid, started);
 CREATE INDEX jobs_by_start ON jobs (started);
 )sql";
 
-constexpr std::string_view steps_[] = {version1};
+/** How a job ended is the first word of its result, "failed" of "failed: the
+ * guest…". Each filter of the history has an index. */
+constexpr std::string_view version2 = R"sql(
+ALTER TABLE jobs ADD COLUMN outcome TEXT GENERATED ALWAYS AS (
+    rtrim(substr(result, 1, instr(result || ' ', ' ') - 1), ':')) VIRTUAL;
+CREATE INDEX jobs_by_name ON jobs (name, started);
+CREATE INDEX jobs_by_tenant ON jobs (tenant, started);
+CREATE INDEX jobs_by_server ON jobs (server, started);
+CREATE INDEX jobs_by_outcome ON jobs (outcome, started);
+CREATE INDEX jobs_by_end ON jobs (ended);
+)sql";
+
+constexpr std::string_view steps_[] = {version1, version2};
 
 int pragma(SQLite::Database& database, const char* name)
 {

@@ -135,7 +135,7 @@ Filter filterOf(const JobQuery& query)
     filter.text("name = ?", query.name);
     filter.text("tenant = ?", query.tenant);
     filter.text("server = ?", query.server);
-    filter.text("instr(result || ' ', ? || ' ') = 1", query.result);
+    filter.text("outcome = rtrim(?, ':')", query.result);
     if (query.openOnly)
     {
         filter.where += " AND ended IS NULL";
@@ -396,6 +396,15 @@ class Store::Impl
         database_->exec("BEGIN IMMEDIATE; COMMIT");
     }
 
+  public:
+    /** One that changes nothing but has to reach the disk. */
+    void tryWrite()
+    {
+        database_->exec(
+            fmt::format("PRAGMA user_version = {}", storeMigrations().size()));
+    }
+
+  private:
     std::int64_t now() const { return toInteger(clock_()); }
 
     std::map<std::string, Timestamp> marks(const std::string& uuid)
@@ -548,6 +557,11 @@ std::vector<JobRecord> Store::jobs(const JobQuery& query) const
 std::optional<JobRecord> Store::job(const std::string& id) const
 {
     return impl_->guarded([&] { return impl_->job(id); });
+}
+
+void Store::tryWrite()
+{
+    impl_->guarded([&] { impl_->tryWrite(); });
 }
 
 std::size_t Store::pruneJobs(Timestamp endedBefore)

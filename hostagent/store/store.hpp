@@ -125,7 +125,7 @@ struct JobQuery
     std::optional<std::string> name;
     std::optional<std::string> tenant;
     std::optional<std::string> server;
-    std::optional<std::string> result; ///< its first word
+    std::optional<std::string> result; ///< its first word, without a colon
     std::optional<Timestamp> startedSince;
     bool openOnly = false;
     std::size_t limit = 100; ///< at most 10000
@@ -193,6 +193,10 @@ class Store
     std::optional<JobRecord> job(const std::string& id) const;
     /** Removes closed jobs that ended before; returns how many. */
     std::size_t pruneJobs(Timestamp endedBefore);
+
+    /** Writes to the disk without changing anything: throws Error when a
+     * change of state could not be noted either. */
+    void tryWrite();
 
   private:
     class Impl;

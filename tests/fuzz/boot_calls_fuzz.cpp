@@ -26,7 +26,7 @@ class Target
         request.timeout = std::chrono::seconds(1);
         request.tenant = "blue";
         id_ = store_.create("host", request).status.id;
-        handler_ = makeHandler(store_, 1, "fuzz");
+        handler_ = makeHandler(store_, {1, "fuzz", std::nullopt});
     }
 
     const std::string& id() const { return id_; }

@@ -1,6 +1,7 @@
 #include "tests/payload/payload_guest.hpp"
 
 #include "common/error.hpp"
+#include "devmodel/handover/admit.hpp"
 #include "devmodel/handover/schema.hpp"
 #include "devmodel/handover/stream.hpp"
 #include "tests/payload/port_payload.h"

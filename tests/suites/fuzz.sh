@@ -11,7 +11,7 @@ build_fuzz() {
         CXX=clang++ CC=clang logged fuzz-setup meson setup "$dir" \
             "$AIRLOCK_ROOT" -Dfuzzers=true -Db_lundef=false \
             -Doptimization=1 -Db_sanitize=address,undefined \
-            -Dcpp_args=-g1,-fsanitize=fuzzer-no-link || return 1
+            '-Dcpp_args=-g1 -fsanitize=fuzzer-no-link' || return 1
     fi
     mapfile -t targets < <(fuzz_targets)
     logged fuzz-build ninja -C "$dir" "${targets[@]/%/_fuzz}"

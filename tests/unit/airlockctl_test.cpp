@@ -1,4 +1,6 @@
 #include "common/file.hpp"
+#include "common/pki.hpp"
+#include "common/tls.hpp"
 #include "hostagent/control/server.hpp"
 #include "tools/airlockctl/certificate.hpp"
 #include "tools/airlockctl/cli.hpp"
@@ -99,6 +101,19 @@ class CtlAgent : public Ctl
             [this](const std::stop_token& stop) { server->run(stop); });
     }
 
+    /** The time that begins the third line, as '#'. */
+    static std::string withoutTime(std::string table)
+    {
+        std::size_t line = table.find('\n', table.find('\n') + 1) + 1;
+        for (std::size_t i = line; i < line + 19 && i < table.size(); i++)
+        {
+            table[i] = std::isdigit(static_cast<unsigned char>(table[i])) != 0
+                           ? '#'
+                           : table[i];
+        }
+        return table;
+    }
+
     host::Store store{directory.path() / "host.db"};
     std::optional<host::control::Server> server;
     std::jthread thread;
@@ -111,7 +126,9 @@ TEST_F(Ctl, WrongUsageEndsWithTwo)
     EXPECT_EQ(command({"adopt"}).code, kFailed);
     EXPECT_EQ(command({"adopt", "x", "--file", "y"}).code, kFailed);
     EXPECT_EQ(command({"adopt", "--file", "y", "--apply"}).code, kFailed);
-    EXPECT_EQ(command({"jobs", "--last", "soon"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "--since", "soon"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "--since", "2026-13-01"}).code, kFailed);
+    EXPECT_EQ(command({"jobs", "anna", "--domain", "bert"}).code, kFailed);
     EXPECT_EQ(command({"pki", "issue", "king", "x"}).code, kFailed);
     EXPECT_EQ(command({"--help"}).code, kOk);
     EXPECT_THAT(command({"--version"}).out, StartsWith("0."));
@@ -234,14 +251,62 @@ TEST_F(Ctl, CheckSaysWhatIsWrong)
     {
         results[check["check"]] = check["ok"];
     }
-    std::map<std::string, bool> expected = {{"configuration", true},
-                                            {"certificate", false},
-                                            {"certificates together", true},
-                                            {"key", true},
-                                            {"boot server boot1", false},
-                                            {"host agent", false},
-                                            {"libvirt", true}};
+    std::map<std::string, bool> expected = {
+        {"configuration", true}, {"certificate", false},
+        {"authority", true},     {"certificates together", true},
+        {"key", true},           {"boot server boot1", false},
+        {"host agent", false},   {"libvirt", true}};
     EXPECT_EQ(results, expected);
+}
+
+/** Soon is a warning, over is a failure. */
+TEST_F(Ctl, CheckLooksAtTheTimeThatCertificatesHave)
+{
+    std::string site = path("site");
+    command({"pki", "init", "--dir", site});
+    writeFileAtomic(path("hostd.toml"),
+                    "[tls]\ncertificate = \"" + site +
+                        "/prod1.crt\"\nkey = \"" + site +
+                        "/prod1.key\"\nauthorities = \"" + site +
+                        "/ca.crt\"\n[[server]]\nname = \"boot1\"\n"
+                        "host = \"127.0.0.1\"\nport = 1\n");
+    auto certificate = [&] {
+        Outcome outcome = command({"check", "--config", path("hostd.toml"),
+                                   "--connect", "test:///default", "--json"});
+        Json report = outcome.json();
+        for (const Json& check : report["checks"])
+        {
+            if (check["check"] == "certificate")
+            {
+                return check;
+            }
+        }
+        return Json();
+    };
+    command({"pki", "issue", "--dir", site, "hostd", "prod1", "--days", "40"});
+    Json found = certificate();
+    EXPECT_EQ(found["ok"], true);
+    EXPECT_EQ(found["warning"], false);
+    auto replace = [&](const pki::Validity& validity) {
+        Bytes crt = readFile(site + "/ca.crt", 1U << 20);
+        Bytes key = readFile(site + "/ca.key", 1U << 20);
+        pki::Credential made =
+            pki::issue({std::string(crt.begin(), crt.end()),
+                        std::string(key.begin(), key.end())},
+                       {"prod1", tls::hostRole, {}}, validity);
+        writeFileAtomic(site + "/prod1.crt", made.certificate);
+        writeFileAtomic(site + "/prod1.key", made.key, 0600);
+    };
+    replace({std::chrono::hours(-1), std::chrono::hours(24 * 20)});
+    found = certificate();
+    EXPECT_EQ(found["ok"], true);
+    EXPECT_EQ(found["warning"], true);
+    EXPECT_THAT(found["detail"].get<std::string>(),
+                HasSubstr(" days: issue a new one"));
+    replace({std::chrono::hours(-48), std::chrono::hours(-30)});
+    found = certificate();
+    EXPECT_EQ(found["ok"], false);
+    EXPECT_THAT(found["detail"].get<std::string>(), HasSubstr("has expired"));
 }
 
 TEST_F(Ctl, WithoutAHostAgentItSaysSo)
@@ -271,8 +336,39 @@ TEST_F(CtlAgent, JobsAreFiltered)
 {
     EXPECT_THAT(command({"jobs", "anna"}).out, HasSubstr("green"));
     EXPECT_EQ(command({"jobs", "--tenant", "blue"}).out, "no jobs\n");
-    EXPECT_THAT(command({"jobs", "--open", "--last", "1h", "-n", "1"}).out,
+    EXPECT_THAT(command({"jobs", "--open", "--since", "1h", "-n", "1"}).out,
                 HasSubstr("j1"));
+    EXPECT_THAT(command({"jobs", "--domain", anna}).out, HasSubstr("j1"));
+    EXPECT_EQ(command({"jobs", "--result", "done"}).out, "no jobs\n");
+    EXPECT_EQ(command({"jobs", "--server", "boot2"}).out, "no jobs\n");
+    EXPECT_EQ(command({"jobs", "--since", "2200-01-01"}).out, "no jobs\n");
+    for (const char* since : {"2020-02-29", "2020-01-01T16:30",
+                              "2020-01-01T16:30:59", "2020-01-01 16:30"})
+    {
+        EXPECT_THAT(command({"jobs", "--since", since}).out, HasSubstr("j1"))
+            << since;
+    }
+}
+
+TEST_F(CtlAgent, JobsAreATableThatStaysTheSame)
+{
+    host::Change change;
+    change.closeJob = host::JobEnd{"j1",
+                                   "failed: the guest did not come up",
+                                   {{"exporting", 1.25}, {"booting", 60}}};
+    change.jobId = "";
+    store.transition(anna, host::State::trapped, host::State::retrying, change);
+    std::string table = withoutTime(command({"jobs"}).out);
+    EXPECT_EQ(table, "started (UTC)        vm    tenant  boot server  seconds  "
+                     "result                             job\n"
+                     "-------------------  ----  ------  -----------  -------  "
+                     "---------------------------------  ---\n"
+                     "####-##-## ##:##:##  anna  green   boot1           61.2  "
+                     "failed: the guest did not come up  j1\n");
+    Json json = command({"jobs", "--json"}).json();
+    EXPECT_EQ(json["truncated"], false);
+    EXPECT_EQ(json["jobs"][0]["result"], "failed: the guest did not come up");
+    EXPECT_EQ(json["jobs"][0]["seconds"]["booting"], 60);
 }
 
 TEST_F(CtlAgent, RetriesWhatIsHeld)
@@ -282,6 +378,17 @@ TEST_F(CtlAgent, RetriesWhatIsHeld)
     Outcome outcome = command({"retry", anna});
     EXPECT_EQ(outcome.code, kOk);
     EXPECT_THAT(outcome.out, HasSubstr("retrying"));
+}
+
+TEST_F(CtlAgent, AChangeOfStateIsOneShortLine)
+{
+    Json vm = host::control::toJson(*store.vm(anna));
+    vm["reason"] = "no \n luck";
+    EXPECT_EQ(eventLine({{"time", "2026-11-21T16:30:05.123Z"},
+                         {"what", "state"},
+                         {"vm", vm}}),
+              "2026-11-21 16:30:05 anna trapped boot_server=\"boot1\" "
+              "reason=\"no ? luck\"\n");
 }
 
 TEST_F(CtlAgent, ShowsEvents)

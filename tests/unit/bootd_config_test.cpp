@@ -1,6 +1,7 @@
 #include "bootsrv/config.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
+#include "manual_page.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -93,6 +94,46 @@ TEST_F(BootdConfig, valuesThatCannotBeUsedAreErrorsWithTheirPlace)
     EXPECT_THAT(errorOf("tls = 3\n"), HasSubstr("has to be a section"));
     EXPECT_THAT(errorOf("port = \n"), HasSubstr("bootd.toml:1: "));
     EXPECT_THROW(readConfig("/nowhere.toml", warnings), Error);
+}
+
+/** Every key is in the manual, and every key of the manual is read. */
+TEST_F(BootdConfig, theManualHasTheSameKeys)
+{
+    test::ManualPage page("airlock-bootd.toml.5.rst");
+    EXPECT_EQ(page.keys(), configKeys());
+    EXPECT_THAT(configKeys(), testing::Contains("quota.jobs"));
+    read(page.example());
+    EXPECT_THAT(warnings, IsEmpty());
+}
+
+TEST_F(BootdConfig, theManualHasTheSameDefaults)
+{
+    test::ManualPage page("airlock-bootd.toml.5.rst");
+    Config config = read(page.defaults());
+    EXPECT_THAT(warnings, IsEmpty());
+    Config plain = read("");
+    EXPECT_EQ(config.address, plain.address);
+    EXPECT_EQ(config.port, plain.port);
+    EXPECT_EQ(config.stateDirectory, plain.stateDirectory);
+    EXPECT_EQ(config.metrics, plain.metrics);
+    EXPECT_EQ(config.tls.certificate, plain.tls.certificate);
+    EXPECT_EQ(config.tls.key, plain.tls.key);
+    EXPECT_EQ(config.tls.authorities, plain.tls.authorities);
+    EXPECT_EQ(config.boot.qemu, plain.boot.qemu);
+    EXPECT_EQ(config.boot.bootrun, plain.boot.bootrun);
+    EXPECT_EQ(config.boot.firmware, plain.boot.firmware);
+    EXPECT_EQ(config.boot.firmwareDirectory, plain.boot.firmwareDirectory);
+    EXPECT_EQ(config.boot.user, plain.boot.user);
+    EXPECT_EQ(config.parallel, plain.parallel);
+    EXPECT_EQ(config.quota.jobs, plain.quota.jobs);
+    EXPECT_EQ(config.quota.jobsPerHost, plain.quota.jobsPerHost);
+    EXPECT_EQ(config.quota.jobBytes, plain.quota.jobBytes);
+    EXPECT_EQ(config.quota.totalBytes, plain.quota.totalBytes);
+    EXPECT_EQ(config.quota.boot, plain.quota.boot);
+    EXPECT_EQ(config.quota.keep, plain.quota.keep);
+    EXPECT_EQ(config.quota.tries, plain.quota.tries);
+    EXPECT_EQ(config.limits.connections, plain.limits.connections);
+    EXPECT_EQ(config.limits.connectionsEach, plain.limits.connectionsEach);
 }
 
 } // namespace

@@ -268,6 +268,35 @@ TEST_F(Control, ShowsWhatTheStoreKnows)
     EXPECT_EQ(client().call("info")["version"], "1");
 }
 
+TEST_F(Control, ALongHistoryIsCutShort)
+{
+    start();
+    store.ensureVm(anna, "anna");
+    // Results as long as they may get: all of them would be too much for one
+    // reply.
+    std::string why = "failed: " + std::string(8000, 'x');
+    Change change;
+    for (int i = 0; i < 400; i++)
+    {
+        JobRecord job;
+        job.id = "j" + std::to_string(i);
+        job.uuid = anna;
+        job.name = "anna";
+        job.tenant = "green";
+        change.openJob = job;
+        store.transition(anna, i == 0 ? State::running : State::trapped,
+                         State::trapped, change);
+        change = {};
+        change.closeJob = JobEnd{job.id, why, {}};
+    }
+    Json reply = client().call("jobs", {{"limit", 10000}});
+    EXPECT_EQ(reply["truncated"], true);
+    EXPECT_LT(reply["jobs"].size(), 400U);
+    EXPECT_GT(reply["jobs"].size(), 100U);
+    EXPECT_EQ(reply["jobs"][0]["id"], "j399");
+    EXPECT_EQ(client().call("jobs", {{"limit", 10}})["truncated"], false);
+}
+
 TEST_F(Control, RetriesWhatIsHeld)
 {
     start();
@@ -285,7 +314,7 @@ TEST_F(Control, TheSocketIsItsOwnersAndGroups)
     ASSERT_EQ(::stat(options.path.c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 0777, 0660U);
     EXPECT_THAT([&] { Server second(options); },
-                ThrowsMessage<Error>(HasSubstr("another airlock-hostd")));
+                ThrowsMessage<Error>(HasSubstr("another process listens")));
     thread = {};
     server.reset();
     EXPECT_FALSE(std::filesystem::exists(options.path));

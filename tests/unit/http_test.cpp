@@ -174,6 +174,24 @@ Problem problemOf(const std::function<void()>& call)
     throw Error("there was no problem");
 }
 
+TEST_F(HttpTest, clientsKnowWhoTheServerIs)
+{
+    start();
+    Client one = client();
+    EXPECT_FALSE(one.peer());
+    one.call("GET", "/v1/x");
+    ASSERT_TRUE(one.peer());
+    EXPECT_EQ(one.peer()->name, "boot1");
+    EXPECT_EQ(one.peer()->role, tls::bootRole);
+    // As long as certificates are made to last here.
+    int days = static_cast<int>(
+        std::chrono::floor<std::chrono::days>(pki::Validity().end).count());
+    EXPECT_GE(one.peer()->daysLeft, days - 1);
+    EXPECT_LE(one.peer()->daysLeft, days);
+    one.close();
+    EXPECT_TRUE(one.peer());
+}
+
 TEST_F(HttpTest, callsOneAfterTheOtherOnOneConnection)
 {
     start();

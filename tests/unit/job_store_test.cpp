@@ -5,6 +5,8 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -381,6 +383,68 @@ TEST_F(JobStoreTest, whatIsKeptTooLongGoes)
     store->expire();
     EXPECT_EQ(stateOf(waiting), JobState::gone);
     EXPECT_EQ(stateOf(queued), JobState::queued);
+}
+
+/** A small file system in the place of a directory; nobody else sees it. */
+class SmallDisk
+{
+  public:
+    explicit SmallDisk(fs::path where) : where_(std::move(where))
+    {
+        mounted_ =
+            ::unshare(CLONE_NEWNS) == 0 &&
+            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+            ::mount("tmpfs", where_.c_str(), "tmpfs", 0, "size=1m") == 0;
+    }
+    SmallDisk(const SmallDisk&) = delete;
+    SmallDisk& operator=(const SmallDisk&) = delete;
+    ~SmallDisk()
+    {
+        if (mounted_)
+        {
+            ::umount2(where_.c_str(), MNT_DETACH);
+        }
+    }
+
+    bool mounted() const { return mounted_; }
+
+    /** Leaves not a byte. */
+    void fill() const
+    {
+        std::ofstream file(where_ / "filler", std::ios::binary);
+        Bytes page(4096, 1);
+        while (file.write(reinterpret_cast<const char*>(page.data()),
+                          static_cast<std::streamsize>(page.size()))
+                   .flush())
+        {}
+    }
+
+  private:
+    fs::path where_;
+    bool mounted_ = false;
+};
+
+TEST_F(JobStoreTest, onAFullDiskAJobCanFailAndBeRemoved)
+{
+    store.reset();
+    fs::create_directory(directory.path() / "small");
+    SmallDisk disk(directory.path() / "small");
+    if (!disk.mounted())
+    {
+        GTEST_SKIP() << "may not mount";
+    }
+    store = std::make_unique<JobStore>(directory.path() / "small/state", quota);
+    std::string fails = queue();
+    std::string removed = create();
+    put(removed);
+    auto work = store->next();
+    disk.fill();
+    EXPECT_EQ(codeOf([&] { create(); }), "507 no-space");
+    store->failed(work->id, {"no-space", "no room"});
+    EXPECT_EQ(stateOf(fails), JobState::failed);
+    EXPECT_EQ(store->remove("host1", removed).state, JobState::gone);
+    EXPECT_EQ(stateOf(removed), JobState::gone);
+    store.reset(); // before its directory goes
 }
 
 TEST_F(JobStoreTest, stoppingWakesTheWorkers)

@@ -5,10 +5,12 @@
 #include <SQLiteCpp/SQLiteCpp.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <thread>
 
 namespace airlock::host
@@ -314,6 +316,8 @@ TEST_F(StoreTest, JobHistoryCanBeQueried)
     query = {};
     query.uuid = anna;
     EXPECT_THAT(ids(query), ElementsAre("j3", "j1"));
+    query.result = "failed";
+    EXPECT_THAT(ids(query), ElementsAre("j1"));
     query.result = "failed:";
     EXPECT_THAT(ids(query), ElementsAre("j1"));
     query.result = "fail";
@@ -508,6 +512,62 @@ TEST_F(StoreTest, MigratesStepByStep)
     EXPECT_EQ(raw.execAndGet("SELECT colour FROM vms").getString(), "red");
     EXPECT_EQ(raw.execAndGet("PRAGMA user_version").getInt(),
               static_cast<int>(storeMigrations().size() + 1));
+}
+
+TEST_F(StoreTest, AHistoryOfVersionOneIsFilteredToo)
+{
+    {
+        SQLite::Database raw(file.string(),
+                             SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+        migrate(raw, storeMigrations().first(1));
+        raw.exec("INSERT INTO jobs (id, uuid, name, tenant, generation, "
+                 "server, started, ended, result) VALUES "
+                 "('j1', 'u', 'anna', 'green', 1, 'boot1', 1, 2, "
+                 "'failed: the guest did not come up')");
+    }
+    Store store = open();
+    JobQuery query;
+    query.result = "failed";
+    ASSERT_EQ(store.jobs(query).size(), 1U);
+    EXPECT_EQ(store.jobs(query)[0].result, "failed: the guest did not come up");
+    query.result = "done";
+    EXPECT_THAT(store.jobs(query), IsEmpty());
+}
+
+/** Each filter of the history is answered by an index. */
+TEST_F(StoreTest, QueriesOfTheHistoryUseIndices)
+{
+    open();
+    SQLite::Database raw(file.string(), SQLite::OPEN_READWRITE);
+    for (const char* column : {"uuid", "name", "tenant", "server", "outcome"})
+    {
+        SQLite::Statement plan(
+            raw, std::string("EXPLAIN QUERY PLAN SELECT id FROM jobs WHERE ") +
+                     column + " = ? AND started >= ? ORDER BY started DESC");
+        ASSERT_TRUE(plan.executeStep());
+        EXPECT_THAT(plan.getColumn(3).getString(),
+                    HasSubstr("USING INDEX jobs_by_"))
+            << column;
+    }
+}
+
+TEST_F(StoreTest, TriesToWriteWithoutChangingAnything)
+{
+    Store store = open();
+    store.ensureVm(anna, "anna");
+    EXPECT_NO_THROW(store.tryWrite());
+    EXPECT_EQ(store.vms().size(), 1U);
+    // The file may not grow any more: neither can a change be noted.
+    struct rlimit old = {};
+    ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+    struct rlimit none = old;
+    none.rlim_cur = 0;
+    auto handler = std::signal(SIGXFSZ, SIG_IGN);
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &none), 0);
+    EXPECT_THROW(store.tryWrite(), Error);
+    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old), 0);
+    std::signal(SIGXFSZ, handler);
+    EXPECT_NO_THROW(store.tryWrite());
 }
 
 TEST_F(StoreTest, ADamagedStateIsAnError)

@@ -151,20 +151,50 @@ Result jobsCommand(Client& agent, const JobsArguments& arguments)
     add("tenant", arguments.tenant);
     add("server", arguments.server);
     add("result", arguments.result);
-    if (arguments.last)
+    if (arguments.since)
     {
-        auto now = std::chrono::floor<std::chrono::seconds>(
-            std::chrono::system_clock::now().time_since_epoch());
         parameters["since"] =
-            std::max<std::int64_t>((now - *arguments.last).count(), 0);
+            std::max<std::int64_t>(arguments.since->count(), 0);
     }
     Json reply = agent.call("jobs", parameters);
-    return {kOk, reply, jobsText(JsonField(reply, "jobs").at("jobs"))};
+    JsonField field(reply, "jobs");
+    std::string text = jobsText(field.at("jobs"));
+    if (auto truncated = field.find("truncated");
+        truncated && truncated->boolean())
+    {
+        text += "there are more; narrow the search\n";
+    }
+    return {kOk, reply, text};
 }
+
+namespace
+{
+
+/** "demo exporting boot_server=boot1 job=…": what people look for. */
+std::string stateLine(const JsonField& vm)
+{
+    std::string out = fmt::format(" {} {}", plainText(textAt(vm, "name")),
+                                  plainText(textAt(vm, "state")));
+    for (const char* key : {"boot_server", "job", "reason"})
+    {
+        if (std::string text = textAt(vm, key); !text.empty())
+        {
+            out += fmt::format(" {}={}", key, printable(text, 200));
+        }
+    }
+    return out + "\n";
+}
+
+} // namespace
 
 std::string eventLine(const Json& event)
 {
-    std::string out = shortTime(textAt(JsonField(event, "event"), "time"));
+    JsonField field(event, "event");
+    std::string out = shortTime(textAt(field, "time"));
+    if (auto vm = field.find("vm"); vm && textAt(field, "what") == "state")
+    {
+        return out + stateLine(*vm);
+    }
     auto add = [&](const std::string& key, const Json& value) {
         std::string text =
             value.is_string() ? value.get<std::string>() : dumpJson(value);

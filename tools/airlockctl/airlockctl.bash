@@ -38,7 +38,23 @@ _airlockctl_complete() {
         ;;
     --booted)
         mapfile -t COMPREPLY < <(compgen -W \
-            "shell serial: idle: after:" -- "$current")
+            "auto guest-agent shell serial: idle: after:" -- "$current")
+        return
+        ;;
+    esac
+    case $command:$previous in
+    jobs:--domain)
+        mapfile -t COMPREPLY < <(compgen -W \
+            "$(airlockctl list --names 2>/dev/null)" -- "$current")
+        return
+        ;;
+    jobs:--result)
+        mapfile -t COMPREPLY < <(compgen -W "done failed abandoned" \
+            -- "$current")
+        return
+        ;;
+    jobs:--since)
+        mapfile -t COMPREPLY < <(compgen -W "15m 12h 7d" -- "$current")
         return
         ;;
     esac
@@ -56,7 +72,8 @@ _airlockctl_complete() {
         choices="--json $(airlockctl list --names 2>/dev/null)"
         ;;
     jobs:)
-        choices="--tenant --server --result --open --last --limit --json
+        choices="--domain --tenant --server --result --open --since --limit
+            --json
             $(airlockctl list --names 2>/dev/null)"
         ;;
     list:) choices="--names --json" ;;

@@ -1,17 +1,16 @@
-#include "common/process.hpp"
 #include "hostagent/daemon/config.hpp"
 #include "hostagent/domain/domain_spec.hpp"
 #include "tools/airlockctl/certificate.hpp"
 #include "tools/airlockctl/cli.hpp"
 #include "tools/airlockctl/commands.hpp"
 #include "tools/airlockctl/libvirt_domain.hpp"
+#include "tools/airlockctl/matching.hpp"
 
 #include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <set>
-#include <sstream>
+#include <map>
 
 namespace airlock::ctl
 {
@@ -20,6 +19,13 @@ namespace
 {
 
 constexpr int soonDays = 30;
+
+/** Thrown for what works today but not for long. */
+class Warning : public Error
+{
+  public:
+    using Error::Error;
+};
 
 /** The findings of one run. */
 class Checks
@@ -31,18 +37,23 @@ class Checks
     {
         try
         {
-            add(what, true, action());
+            add(what, "ok", action());
+        }
+        catch (const Warning& e)
+        {
+            add(what, "warning", e.what());
         }
         catch (const std::exception& e)
         {
-            add(what, false, e.what());
+            add(what, "FAILED", e.what());
         }
     }
 
     Result result() const
     {
         std::string text = text_;
-        text += failed_ == 0 ? "all is well\n"
+        text += failed_ == 0 ? (warnings_ == 0 ? "all is well\n"
+                                               : "all is well for now\n")
                              : fmt::format("{} of {} checks failed\n", failed_,
                                            json_.size());
         return {failed_ == 0 ? kOk : kRefused,
@@ -51,17 +62,24 @@ class Checks
     }
 
   private:
-    void add(const std::string& what, bool ok, const std::string& detail)
+    void add(const std::string& what, std::string_view verdict,
+             const std::string& detail)
     {
-        text_ +=
-            fmt::format("{:<7} {}: {}\n", ok ? "ok" : "FAILED", what, detail);
-        json_.push_back({{"check", what}, {"ok", ok}, {"detail", detail}});
+        bool ok = verdict != "FAILED";
+        bool warning = verdict == "warning";
+        text_ += fmt::format("{:<7} {}: {}\n", verdict, what, detail);
+        json_.push_back({{"check", what},
+                         {"ok", ok},
+                         {"warning", warning},
+                         {"detail", detail}});
         failed_ += ok ? 0 : 1;
+        warnings_ += warning ? 1 : 0;
     }
 
     std::string text_;
     Json json_ = Json::array();
     std::size_t failed_ = 0;
+    std::size_t warnings_ = 0;
 };
 
 std::string checkKey(const std::filesystem::path& key)
@@ -79,6 +97,28 @@ std::string checkKey(const std::filesystem::path& key)
     return key.string();
 }
 
+/** Throws for a certificate that has ended or soon will. */
+std::string checkTime(const std::string& where, const std::string& name,
+                      int daysLeft)
+{
+    if (daysLeft < 0)
+    {
+        throw Error(where + " has expired: issue a new one");
+    }
+    if (daysLeft < soonDays)
+    {
+        throw Warning(fmt::format("{} ends in {} days: issue a new one", where,
+                                  daysLeft));
+    }
+    return fmt::format("{}, {} days left", name, daysLeft);
+}
+
+std::string checkTime(const std::filesystem::path& file,
+                      const Certificate& certificate)
+{
+    return checkTime(file.string(), certificate.name, certificate.daysLeft);
+}
+
 std::string checkCertificate(const std::filesystem::path& file)
 {
     Certificate certificate = readCertificate(file);
@@ -87,13 +127,7 @@ std::string checkCertificate(const std::filesystem::path& file)
         throw Error(fmt::format("{} is for the role {}, not {}", file.string(),
                                 printable(certificate.role), tls::hostRole));
     }
-    if (certificate.daysLeft < soonDays)
-    {
-        throw Error(fmt::format("{} ends in {} days: issue a new one",
-                                file.string(), certificate.daysLeft));
-    }
-    return fmt::format("{}, {} days left", certificate.name,
-                       certificate.daysLeft);
+    return checkTime(file, certificate);
 }
 
 std::string sameVersion(const std::string& version)
@@ -106,14 +140,18 @@ std::string sameVersion(const std::string& version)
     return "version " + version;
 }
 
-std::string checkServer(const host::ServerSettings& server,
-                        const std::shared_ptr<const tls::Context>& context)
+std::string checkServer(const boot::Health& health)
 {
-    boot::Client client(server.endpoint, context);
-    boot::Health health = client.health();
-    return fmt::format("{}, mode {}, {} of {} boots",
-                       sameVersion(health.version), printable(health.mode),
-                       health.bootsRunning, health.bootsMax);
+    std::string version = sameVersion(health.version);
+    if (!health.qemu)
+    {
+        throw Error("its QEMU does not run; its journal says why");
+    }
+    return fmt::format("{}, mode {}, {} of {} boots, QEMU {} build {}", version,
+                       printable(health.mode), health.bootsRunning,
+                       health.bootsMax, health.qemu->version,
+                       health.qemu->build.empty() ? "unknown"
+                                                  : health.qemu->build);
 }
 
 std::string checkAgent(const std::filesystem::path& socket)
@@ -123,47 +161,57 @@ std::string checkAgent(const std::filesystem::path& socket)
     return sameVersion(JsonField(info, "info").at("version").string());
 }
 
-/** What a QEMU lists for "-machine help" or "-cpu help", by first words. */
-std::set<std::string> listedBy(const std::string& emulator, const char* option)
+/** The QEMUs of this host, each asked once. */
+class Emulators
 {
-    SpawnOptions options;
-    options.argv = {emulator, "-machine", "none", option, "help"};
-    ProcessOutput output = runProgram(options, std::chrono::seconds(20));
-    std::set<std::string> words;
-    std::istringstream lines(output.out);
-    for (std::string line; std::getline(lines, line);)
+  public:
+    const boot::QemuFacts& facts(const std::string& emulator)
     {
-        std::istringstream parts(line);
-        std::string word;
-        parts >> word;
-        words.insert(word);
+        auto known = facts_.find(emulator);
+        if (known == facts_.end())
+        {
+            known = facts_.emplace(emulator, boot::askQemu(emulator)).first;
+        }
+        return known->second;
     }
-    return words;
-}
 
-std::string checkDomain(const std::string& xml)
+  private:
+    std::map<std::string, boot::QemuFacts> facts_;
+};
+
+/** A domain that can be compared with boot servers. */
+struct GoodDomain
+{
+    host::DomainSpec spec;
+    boot::QemuFacts emulator;
+};
+
+std::string checkDomain(const std::string& xml, Emulators& emulators,
+                        std::vector<GoodDomain>& good)
 {
     host::DomainSpec spec = host::parseDomain(xml);
     if (::access(spec.emulator.c_str(), X_OK) != 0)
     {
         throwErrno("its emulator " + spec.emulator + " cannot be run");
     }
-    if (!listedBy(spec.emulator, "-machine")
-             .contains(std::string(host::productionMachine)))
+    const boot::QemuFacts& facts = emulators.facts(spec.emulator);
+    if (!facts.machines.contains(std::string(host::productionMachine)))
     {
         throw Error(spec.emulator + " has no machine " +
                     std::string(host::productionMachine));
     }
-    std::set<std::string> models = listedBy(spec.emulator, "-cpu");
-    if (!models.contains(spec.cpuModel))
+    if (!facts.cpuModels.contains(spec.cpuModel))
     {
         throw Error(spec.emulator + " has no CPU model " + spec.cpuModel);
     }
-    return fmt::format("{} vCPUs {}, {} disks, {} NICs", spec.vcpus,
-                       spec.cpuModel, spec.disks.size(), spec.nics.size());
+    good.push_back({spec, facts});
+    return fmt::format("{} vCPUs {}, {} disks, {} NICs, QEMU {} build {}",
+                       spec.vcpus, spec.cpuModel, spec.disks.size(),
+                       spec.nics.size(), facts.version,
+                       facts.build.empty() ? "unknown" : facts.build);
 }
 
-void checkLibvirt(Checks& checks, const std::string& uri)
+std::vector<GoodDomain> checkLibvirt(Checks& checks, const std::string& uri)
 {
     std::vector<std::string> definitions;
     checks.check("libvirt", [&] {
@@ -171,35 +219,99 @@ void checkLibvirt(Checks& checks, const std::string& uri)
         definitions = libvirt.definitions();
         return fmt::format("version {} at {}", libvirt.version(), uri);
     });
+    Emulators emulators;
+    std::vector<GoodDomain> good;
     for (const std::string& xml : definitions)
     {
         if (host::isAirlockDomain(xml))
         {
             checks.check("domain " + host::domainName(xml),
-                         [&] { return checkDomain(xml); });
+                         [&] { return checkDomain(xml, emulators, good); });
+        }
+    }
+    return good;
+}
+
+/** Whether the domain's metadata keep it away from this server. */
+bool excludes(const host::DomainSpec& spec, const host::ServerSettings& server)
+{
+    for (const host::ServerWeight& wish : spec.settings.servers)
+    {
+        if (wish.name == server.name)
+        {
+            return wish.weight == 0;
+        }
+    }
+    return server.weight == 0;
+}
+
+std::string checkMatch(const GoodDomain& domain, const boot::QemuFacts& server)
+{
+    std::string wrong;
+    for (const std::string& one :
+         mismatches(domain.spec, domain.emulator, server))
+    {
+        wrong += (wrong.empty() ? "" : "; ") + one;
+    }
+    if (!wrong.empty())
+    {
+        throw Error(wrong);
+    }
+    return fmt::format("QEMU {}, {}, {}", server.version,
+                       bootMachineFor(host::productionMachine),
+                       domain.spec.cpuModel);
+}
+
+void checkServers(Checks& checks, const host::Config& config,
+                  const std::shared_ptr<const tls::Context>& context,
+                  const std::vector<GoodDomain>& domains)
+{
+    for (const host::ServerSettings& server : config.servers)
+    {
+        std::optional<boot::Health> health;
+        std::optional<tls::Peer> peer;
+        checks.check("boot server " + server.name, [&] {
+            boot::Client client(server.endpoint, context);
+            health = client.health();
+            peer = client.peer();
+            return checkServer(*health);
+        });
+        if (peer)
+        {
+            checks.check("certificate of boot server " + server.name, [&] {
+                return checkTime("its certificate", peer->name, peer->daysLeft);
+            });
+        }
+        for (const GoodDomain& domain : domains)
+        {
+            if (health && health->qemu && !excludes(domain.spec, server))
+            {
+                checks.check(fmt::format("boot server {} for domain {}",
+                                         server.name, domain.spec.name),
+                             [&] { return checkMatch(domain, *health->qemu); });
+            }
         }
     }
 }
 
-void checkTls(Checks& checks, const host::Config& config)
+/** Nothing when the files cannot be used. */
+std::shared_ptr<const tls::Context> checkTls(Checks& checks,
+                                             const tls::Identity& identity)
 {
     checks.check("certificate",
-                 [&] { return checkCertificate(config.identity.certificate); });
-    checks.check("key", [&] { return checkKey(config.identity.key); });
+                 [&] { return checkCertificate(identity.certificate); });
+    checks.check("key", [&] { return checkKey(identity.key); });
+    checks.check("authority", [&] {
+        return checkTime(identity.authorities,
+                         readCertificate(identity.authorities));
+    });
     std::shared_ptr<const tls::Context> context;
     checks.check("certificates together", [&] {
-        context = std::make_shared<tls::Context>(config.identity,
+        context = std::make_shared<tls::Context>(identity,
                                                  tls::Context::Side::client);
         return std::string("certificate, key and authorities fit");
     });
-    for (const host::ServerSettings& server : config.servers)
-    {
-        if (context)
-        {
-            checks.check("boot server " + server.name,
-                         [&] { return checkServer(server, context); });
-        }
-    }
+    return context;
 }
 
 } // namespace
@@ -215,14 +327,17 @@ Result checkCommand(const CheckArguments& arguments)
         return fmt::format("{}, {} boot servers", arguments.config.string(),
                            config.servers.size());
     });
-    if (readable)
-    {
-        checkTls(checks, config);
-    }
+    std::shared_ptr<const tls::Context> context =
+        readable ? checkTls(checks, config.identity) : nullptr;
     checks.check("host agent", [&] {
         return checkAgent(arguments.socket.value_or(config.socket));
     });
-    checkLibvirt(checks, arguments.uri.value_or(config.uri));
+    std::vector<GoodDomain> domains =
+        checkLibvirt(checks, arguments.uri.value_or(config.uri));
+    if (context)
+    {
+        checkServers(checks, config, context, domains);
+    }
     return checks.result();
 }
 

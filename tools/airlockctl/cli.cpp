@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ctime>
 #include <functional>
 
 namespace airlock::ctl
@@ -29,7 +30,7 @@ struct Arguments
     std::optional<unsigned> limitSeconds;
     bool namesOnly = false;
     JobsArguments jobs;
-    std::string last;
+    std::string since;
     bool follow = false;
     std::filesystem::path directory = ".";
     std::string authority = "Airlock";
@@ -193,23 +194,39 @@ class CommandLine
     {
         JobsArguments& j = arguments_.jobs;
         CLI::App* sub = add(app_, "jobs", "boots, the latest first", [this] {
-            if (!arguments_.last.empty())
+            if (!arguments_.since.empty())
             {
-                arguments_.jobs.last = duration(arguments_.last);
+                arguments_.jobs.since = pointInTime(arguments_.since);
             }
             Client client = agent();
             return jobsCommand(client, arguments_.jobs);
         });
-        sub->add_option("VM", j.vm, "name or UUID");
+        auto* vm = sub->add_option("VM", j.vm, "name or UUID");
+        sub->add_option("--domain", j.vm, "the same")->excludes(vm);
         sub->add_option("--tenant", j.tenant, "of this tenant");
         sub->add_option("--server", j.server, "at this boot server");
-        sub->add_option("--result", j.result, "that ended so: done, failed");
+        sub->add_option("--result", j.result,
+                        "that ended so: done, failed, "
+                        "abandoned");
         sub->add_flag("--open", j.open, "that have not ended");
-        sub->add_option("--last", arguments_.last,
-                        "started in this time: 90s, 15m, 12h, 7d");
+        sub->add_option("--since,--last", arguments_.since,
+                        "started since: 90s, 15m, 12h, 7d ago, or a time in "
+                        "UTC such as 2026-11-21 or 2026-11-21T16:30");
         sub->add_option("-n,--limit", j.limit, "at most so many")
             ->check(CLI::Range(1, 10000))
             ->capture_default_str();
+    }
+
+    /** Seconds after 1970. */
+    static std::chrono::seconds pointInTime(const std::string& text)
+    {
+        if (text.find('-') != std::string::npos)
+        {
+            return dateAndTime(text);
+        }
+        return std::chrono::floor<std::chrono::seconds>(
+                   std::chrono::system_clock::now().time_since_epoch()) -
+               duration(text);
     }
 
     static std::chrono::seconds duration(const std::string& text)
@@ -220,11 +237,29 @@ class CommandLine
         if (digits == 0 || digits > 6 || digits + 1 != text.size() ||
             !units.contains(text[digits]))
         {
-            throw Error("--last " + printable(text) +
-                        " is no time such as 90s, 15m, 12h, 7d");
+            throw Error("--since " + printable(text) +
+                        " is neither a time such as 90s, 15m, 12h, 7d nor a "
+                        "date such as 2026-11-21 or 2026-11-21T16:30");
         }
         return std::chrono::seconds(std::stoll(text.substr(0, digits)) *
                                     units.at(text[digits]));
+    }
+
+    static std::chrono::seconds dateAndTime(const std::string& text)
+    {
+        for (const char* format :
+             {"%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S",
+              "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S"})
+        {
+            std::tm fields = {};
+            const char* end = ::strptime(text.c_str(), format, &fields);
+            if (end != nullptr && *end == '\0')
+            {
+                return std::chrono::seconds(::timegm(&fields));
+            }
+        }
+        throw Error("--since " + printable(text) +
+                    " is no date such as 2026-11-21 or 2026-11-21T16:30");
     }
 
     Result recent()

@@ -47,7 +47,7 @@ struct JobsArguments
     std::optional<std::string> result;
     bool open = false;
     std::size_t limit = 20;
-    std::optional<std::chrono::seconds> last; ///< started since then
+    std::optional<std::chrono::seconds> since; ///< after 1970
 };
 
 Result jobsCommand(host::control::Client& agent,

@@ -374,6 +374,23 @@ static void test_load_untrapped(void)
     qtest_quit(qts);
 }
 
+/* States come and go through the airlock only. */
+static void test_no_migration(void)
+{
+    QTestState *qts = qtest_init(MACHINE);
+    QDict *answer;
+    QDict *error;
+
+    answer = qtest_qmp(qts, "{'execute': 'migrate', "
+                       "'arguments': {'uri': 'file:/dev/null'}}");
+    error = qdict_get_qdict(answer, "error");
+    g_assert_nonnull(error);
+    g_assert_nonnull(strstr(qdict_get_str(error, "desc"),
+                            "cannot be saved or migrated"));
+    qobject_unref(answer);
+    qtest_quit(qts);
+}
+
 /* All or nothing: whatever is wrong, the VM can still be given a state. */
 static void test_bad_streams(void)
 {
@@ -427,6 +444,7 @@ int main(int argc, char **argv)
     qtest_add_func("/airlock/machine/large-memory", test_large_memory);
     qtest_add_func("/airlock/state/load-untrapped", test_load_untrapped);
     qtest_add_func("/airlock/state/bad-streams", test_bad_streams);
+    qtest_add_func("/airlock/state/no-migration", test_no_migration);
 
     return g_test_run();
 }

@@ -1,0 +1,212 @@
+#include "tests/tpm/tpm_fixture.hpp"
+#include "tools/airlock-tpm/cli.hpp"
+#include "trust/enroll.hpp"
+
+#include <sstream>
+
+namespace airlock::tpmtool
+{
+namespace
+{
+
+using testing::HasSubstr;
+
+/** The command as an operator of a site and of its machines uses it. */
+class TpmCommand : public test::TpmTest
+{
+  protected:
+    struct Outcome
+    {
+        int code;
+        std::string out;
+        std::string err;
+    };
+
+    TpmCommand()
+    {
+        boot("clean 1");
+        writeFileAtomic(path("site.key"), trust::privateKeyPem(siteKey), 0600);
+        writeFileAtomic(path("site.pub"), policyKey.pem());
+        writeFileAtomic(path("secret"), std::string_view("02:11:22:33:44:55"));
+        std::filesystem::create_directory(path("state"));
+    }
+
+    std::string path(const std::string& name) const
+    {
+        return swtpm.directory() / name;
+    }
+
+    /** One connection at a time: ours is closed meanwhile. */
+    Outcome command(std::vector<std::string> words,
+                    const std::string& input = "")
+    {
+        tpm.reset();
+        words.insert(words.begin(), "airlock-tpm");
+        std::vector<const char*> argv;
+        for (const std::string& word : words)
+        {
+            argv.push_back(word.c_str());
+        }
+        std::istringstream in(input);
+        std::ostringstream out;
+        std::ostringstream err;
+        const int code =
+            run(static_cast<int>(argv.size()), argv.data(), in, out, err);
+        connect();
+        return {code, out.str(), err.str()};
+    }
+
+    std::string good(std::vector<std::string> words)
+    {
+        const Outcome outcome = command(std::move(words));
+        EXPECT_EQ(outcome.code, kOk) << outcome.err;
+        return outcome.out;
+    }
+
+    std::vector<std::string> with(std::vector<std::string> words)
+    {
+        words.insert(words.end(), {"--tcti", swtpm.tcti()});
+        return words;
+    }
+
+    void approve(const std::string& name, const std::string& generation = "1")
+    {
+        writeFileAtomic(path("pcrs"),
+                        good(with({"pcrs", "--json", "--pcrs", "0,4,7,11"})));
+        good({"sign-policy", "--key", path("site.key"), "--pcr-file",
+              path("pcrs"), "--name", name, "--generation", generation,
+              "--append", "-o", path("policies")});
+    }
+
+    std::vector<std::string> enrollment()
+    {
+        return with({"enroll", "--state", path("state"), "--key",
+                     path("site.pub"), "--policies", path("policies"), "--ek",
+                     "ecc"});
+    }
+    std::vector<std::string> sealing(const std::string& to)
+    {
+        return with({"seal", "--key", path("site.pub"), "-o", path(to),
+                     path("secret")});
+    }
+    std::vector<std::string> unsealing(const std::string& from)
+    {
+        return with({"unseal", "--key", path("site.pub"), "--policies",
+                     path("policies"), path(from)});
+    }
+    static std::vector<std::string> plus(std::vector<std::string> words,
+                                         std::vector<std::string> more)
+    {
+        words.insert(words.end(), more.begin(), more.end());
+        return words;
+    }
+};
+
+TEST_F(TpmCommand, WholeLifeOfABootHost)
+{
+    approve("clean 1");
+    EXPECT_THAT(good(enrollment()), HasSubstr("enrolled"));
+    EXPECT_TRUE(trust::hardening(*tpm).all());
+    good(enrollment()); // again
+
+    good(plus(sealing("mac"), {"--pin", "--state", path("state"), "--policies",
+                               path("policies")}));
+    EXPECT_EQ(good(plus(unsealing("mac"), {"--pinned", "--once"})),
+              "02:11:22:33:44:55");
+    EXPECT_EQ(command(unsealing("mac")).code, kRefused);
+
+    // It proves its state to somebody without a TPM.
+    const std::string nonce(64, 'a');
+    good(with({"quote", "--pcrs", "0,4,7,11", "--nonce", nonce, "--about",
+               "port 1", "-o", path("quote")}));
+    std::vector<std::string> verify = {
+        "verify",     "--machine", path("state/machine.json"),
+        "--nonce",    nonce,       "--pcr-file",
+        path("pcrs"), "--about",   "port 1",
+        path("quote")};
+    EXPECT_EQ(command(verify).code, kRefused); // it was capped
+    EXPECT_THAT(good(plus(verify, {"--capped"})), HasSubstr("good"));
+    verify[4] = std::string(64, 'b');
+    const Outcome refused = command(plus(verify, {"--capped", "--json"}));
+    EXPECT_EQ(refused.code, kRefused);
+    EXPECT_EQ(parseJson(refused.out, "out")["verdict"], "refused");
+
+    // Update: the new image is approved, the old generation locked out.
+    boot("clean 2");
+    approve("clean 2", "2");
+    EXPECT_EQ(good(plus(unsealing("mac"), {"--pinned"})), "02:11:22:33:44:55");
+    EXPECT_THAT(
+        good(with({"generation", "--raise", "2", "--state", path("state"),
+                   "--policies", path("policies"), "--key", path("site.pub")})),
+        HasSubstr("unseal: 2"));
+    boot("clean 1");
+    EXPECT_THAT(command(unsealing("mac")).err,
+                HasSubstr("generation 1, the oldest"));
+}
+
+TEST_F(TpmCommand, EnrolmentGoesOnAfterAPowerCut)
+{
+    approve("clean 1");
+    good(enrollment());
+    // The blob with the authorizations is gone, or they are somebody else's.
+    std::filesystem::rename(path("state/authorizations.sealed"),
+                            path("elsewhere"));
+    EXPECT_THAT(command(enrollment()).err, HasSubstr("is missing"));
+    std::filesystem::rename(path("elsewhere"),
+                            path("state/authorizations.sealed"));
+    good(enrollment());
+    // In a state that nobody approved they stay sealed.
+    boot("dirty 1");
+    EXPECT_EQ(command(enrollment()).code, kRefused);
+}
+
+TEST_F(TpmCommand, BlobWrittenBeforeTheAuthorizationsWereSetIsReplaced)
+{
+    approve("clean 1");
+    writeFileAtomic(path("state/authorizations.sealed"),
+                    std::string_view("half"));
+    good(enrollment());
+    good(enrollment());
+}
+
+TEST_F(TpmCommand, SecretFromStandardInput)
+{
+    approve("clean 1");
+    good(enrollment());
+    std::vector<std::string> words = sealing("blob");
+    words[words.size() - 3] = "-"; // the file
+    EXPECT_EQ(command(words, "by pipe").code, kOk);
+    EXPECT_EQ(good(unsealing("blob")), "by pipe");
+    EXPECT_EQ(
+        parseJson(good(plus(unsealing("blob"), {"--json"})), "out")["secret"],
+        toHex(test::secretOf("by pipe").view()));
+}
+
+TEST_F(TpmCommand, CapShutsIt)
+{
+    approve("clean 1");
+    good(enrollment());
+    good(sealing("blob"));
+    EXPECT_EQ(command(with({"cap", "--pcr", "16"})).code, kRefused);
+    good(with({"cap"}));
+    EXPECT_THAT(command(unsealing("blob")).err, HasSubstr("PCR 11: have"));
+}
+
+TEST_F(TpmCommand, ErrorsSayWhatToDo)
+{
+    EXPECT_THAT(command(sealing("blob")).err, HasSubstr("airlock-tpm enroll"));
+    EXPECT_EQ(command({"unseal"}).code, kFailed);
+    EXPECT_EQ(command({"sign-policy", "--key", path("site.key"), "--name", "x",
+                       "-o", path("p")})
+                  .code,
+              kFailed);
+    EXPECT_EQ(command({"verify", "--machine", path("none"), "--nonce", "zz",
+                       path("quote")})
+                  .code,
+              kFailed);
+    EXPECT_EQ(command({"pcrs", "--pcrs", "0", "--tcti", "nothing:at-all"}).code,
+              kFailed);
+}
+
+} // namespace
+} // namespace airlock::tpmtool

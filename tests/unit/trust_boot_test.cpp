@@ -1,0 +1,576 @@
+#include "common/file.hpp"
+#include "trust/policy.hpp"
+#include "trust/uki.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <optional>
+
+namespace airlock::trust
+{
+namespace
+{
+
+using testing::HasSubstr;
+
+template <typename Call>
+std::string errorOf(Call&& call)
+{
+    try
+    {
+        call();
+        return "";
+    }
+    catch (const Refused& refused)
+    {
+        return refused.what();
+    }
+}
+
+Digest hashOf(std::string_view text)
+{
+    return sha256(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()),
+                           text.size()));
+}
+
+/** Writes little-endian numbers. */
+class Writer
+{
+  public:
+    Writer& le(std::uint64_t value, unsigned bytes)
+    {
+        for (unsigned i = 0; i < bytes; ++i)
+        {
+            out_.u8(static_cast<std::uint8_t>(value >> (8 * i)));
+        }
+        return *this;
+    }
+    Writer& le16(std::uint64_t value) { return le(value, 2); }
+    Writer& le32(std::uint64_t value) { return le(value, 4); }
+    Writer& text(std::string_view value)
+    {
+        out_.text(value);
+        return *this;
+    }
+    Writer& bytes(ByteView value)
+    {
+        out_.bytes(value);
+        return *this;
+    }
+    Writer& pad(std::size_t to)
+    {
+        while (out_.size() < to)
+        {
+            out_.u8(0);
+        }
+        return *this;
+    }
+    const Bytes& data() const { return out_.data(); }
+
+  private:
+    ByteWriter out_;
+};
+
+/** A log in the form of firmware, for two banks. */
+class LogWriter
+{
+  public:
+    LogWriter()
+    {
+        Writer spec;
+        spec.text(std::string_view("Spec ID Event03\0", 16));
+        spec.le32(0).le(0, 1).le(2, 1).le(0, 1).le(2, 1).le32(2);
+        spec.le16(4).le16(20).le16(wire::algSha256).le16(32).le(0, 1);
+        out_.le32(0).le32(3).bytes(Bytes(20));
+        out_.le32(spec.data().size()).bytes(spec.data());
+    }
+
+    LogWriter& event(std::uint32_t pcr, std::uint32_t type,
+                     const Digest& digest, std::string_view data)
+    {
+        out_.le32(pcr).le32(type).le32(2);
+        out_.le16(4).bytes(Bytes(20, 0xee));
+        out_.le16(wire::algSha256).bytes(digest);
+        out_.le32(data.size()).text(data);
+        return *this;
+    }
+    LogWriter& event(std::uint32_t pcr, std::string_view data)
+    {
+        return event(pcr, 0x0d, hashOf(data), data);
+    }
+    Writer& raw() { return out_; }
+    EventLog parse() const { return EventLog::parse(out_.data()); }
+    const Bytes& data() const { return out_.data(); }
+
+  private:
+    Writer out_;
+};
+
+TEST(EventLogTest, ReplaysEachPcr)
+{
+    const PcrValues values =
+        LogWriter().event(0, "a").event(4, "b").event(0, "c").parse().replay();
+    ASSERT_EQ(values.size(), 2U);
+    EXPECT_EQ(values.at(0),
+              extended(extended(Digest{}, hashOf("a")), hashOf("c")));
+    EXPECT_EQ(values.at(4), extended(Digest{}, hashOf("b")));
+}
+
+TEST(EventLogTest, NoActionIsInNoPcrButSetsTheLocality)
+{
+    std::string locality("StartupLocality\0\3", 17);
+    const EventLog log = LogWriter()
+                             .event(0, 3, Digest{}, locality)
+                             .event(0xffffffff, 3, Digest{}, "vendor's")
+                             .event(0, "a")
+                             .parse();
+    Digest start{};
+    start.back() = 3;
+    EXPECT_EQ(log.replay().at(0), extended(start, hashOf("a")));
+    EXPECT_FALSE(log.events()[1].measured);
+}
+
+TEST(EventLogTest, DataIsToldFromDigest)
+{
+    // What an attacker writes about an event is not what was measured.
+    const EventLog log = LogWriter()
+                             .event(4, "the real one")
+                             .event(4, 0x80000003, hashOf("evil"), "harmless")
+                             .parse();
+    EXPECT_TRUE(log.events()[0].dataMatches);
+    EXPECT_FALSE(log.events()[1].dataMatches);
+    EXPECT_EQ(
+        log.replay().at(4),
+        extended(extended(Digest{}, hashOf("the real one")), hashOf("evil")));
+}
+
+TEST(EventLogTest, HostileOnesAreRefused)
+{
+    auto refusal = [](const LogWriter& log) {
+        return errorOf([&] { log.parse(); });
+    };
+    LogWriter good;
+    good.event(4, "a");
+    EXPECT_EQ(refusal(good), "");
+    for (std::size_t size = 0; size < good.data().size(); ++size)
+    {
+        const bool headerOnly = size == LogWriter().data().size();
+        EXPECT_EQ(errorOf([&] {
+                      EventLog::parse(ByteView(good.data()).first(size));
+                  }).empty(),
+                  headerOnly)
+            << size;
+    }
+    EXPECT_THAT(refusal(LogWriter().event(24, "a")), HasSubstr("PCR 24"));
+    EXPECT_THAT(refusal(LogWriter().event(0xffffffff, "a")),
+                HasSubstr("event 1: PCR"));
+    LogWriter none;
+    none.raw().le32(4).le32(1).le32(0).le32(0);
+    EXPECT_THAT(refusal(none), HasSubstr("there is no SHA-256 digest"));
+    LogWriter twice;
+    twice.raw().le32(4).le32(1).le32(2);
+    for (int i = 0; i < 2; ++i)
+    {
+        twice.raw().le16(wire::algSha256).bytes(Digest{});
+    }
+    twice.raw().le32(0);
+    EXPECT_THAT(refusal(twice), HasSubstr("two SHA-256 digests"));
+    LogWriter many;
+    many.raw().le32(4).le32(1).le32(0xffffffff);
+    EXPECT_THAT(refusal(many), HasSubstr("digests, the header has fewer"));
+    LogWriter unknown;
+    unknown.raw().le32(4).le32(1).le32(1).le16(0xc).bytes(Bytes(48)).le32(0);
+    EXPECT_THAT(refusal(unknown), HasSubstr("the header does not have"));
+    LogWriter large;
+    large.raw().le32(4).le32(1).le32(1).le16(wire::algSha256).bytes(Digest{});
+    large.raw().le32(0xffffffff);
+    EXPECT_THAT(refusal(large), HasSubstr("are left"));
+    EXPECT_THAT(errorOf([] { EventLog::parse(Bytes((4U << 20) + 1)); }),
+                HasSubstr("more than 4 MiB"));
+}
+
+TEST(EventLogTest, OldFormIsNamed)
+{
+    Writer old; // SHA-1 events from the start
+    old.le32(0).le32(8).bytes(Bytes(20)).le32(2).text("ab");
+    EXPECT_THAT(errorOf([&] { EventLog::parse(old.data()); }),
+                HasSubstr("not crypto agile"));
+    Writer spec;
+    spec.le32(0).le32(3).bytes(Bytes(20)).le32(16).text("Spec ID Event02");
+    spec.le(0, 1);
+    EXPECT_THAT(errorOf([&] { EventLog::parse(spec.data()); }),
+                HasSubstr("SHA-1 only"));
+}
+
+TEST(EventLogTest, TooManyEventsAreRefused)
+{
+    LogWriter log;
+    for (std::size_t i = 0; i <= EventLog::maxEvents; ++i)
+    {
+        log.event(4, "");
+    }
+    EXPECT_THAT(errorOf([&] { log.parse(); }),
+                HasSubstr("more than 16384 events"));
+}
+
+struct PeSection
+{
+    std::string name;
+    Bytes data;
+    std::size_t virtualSize = 0; ///< 0: as the data
+};
+
+Bytes bytesOf(std::string_view text)
+{
+    return {text.begin(), text.end()};
+}
+
+/** A PE32+ image with these sections, each padded to 512 bytes, and what is
+ * at its end. */
+struct PeWriter
+{
+    static constexpr std::size_t headerSize = 1024;
+    static constexpr std::size_t checksumAt = 0x80 + 24 + 64;
+    static constexpr std::size_t certificateAt = 0x80 + 24 + 112 + 4 * 8;
+
+    std::vector<PeSection> sections;
+    Bytes certificates;
+    std::uint32_t checksum = 0;
+
+    Bytes write() const
+    {
+        Writer body;
+        Writer table;
+        std::size_t at = headerSize;
+        for (const PeSection& section : sections)
+        {
+            const std::size_t padded = (section.data.size() + 511) / 512 * 512;
+            std::string name = section.name;
+            name.resize(8);
+            table.text(name);
+            table.le32(section.virtualSize != 0 ? section.virtualSize
+                                                : section.data.size());
+            table.le32(0x10000).le32(padded).le32(at);
+            table.bytes(Bytes(12)).le32(0x40000040);
+            body.bytes(section.data)
+                .pad(body.data().size() + padded - section.data.size());
+            at += padded;
+        }
+        Writer out;
+        out.le16(0x5a4d).pad(0x3c).le32(0x80).pad(0x80).le32(0x4550);
+        out.le16(0x8664).le16(sections.size()).bytes(Bytes(12));
+        out.le16(112 + 16 * 8).le16(0x22);
+        const std::size_t optional = out.data().size();
+        out.le16(0x20b).pad(optional + 60).le32(headerSize).le32(checksum);
+        out.pad(optional + 108).le32(16).pad(optional + 112 + 4 * 8);
+        out.le32(certificates.empty() ? 0 : at).le32(certificates.size());
+        out.pad(optional + 112 + 16 * 8);
+        out.bytes(table.data()).pad(headerSize).bytes(body.data());
+        out.bytes(certificates);
+        return out.data();
+    }
+};
+
+/** An image as ukify makes it; its kernel is a PE image too. */
+PeWriter image(const std::string& version)
+{
+    PeWriter kernel;
+    kernel.sections = {{".text", bytesOf("kernel " + version)}};
+    PeWriter out;
+    out.sections = {{".text", bytesOf("the stub")},
+                    {".osrel", bytesOf("ID=airlock")},
+                    {".cmdline", bytesOf("mode=clean")},
+                    {".initrd", bytesOf("initrd " + version)},
+                    {".linux", kernel.write()}};
+    return out;
+}
+
+Digest expectedPcr11(const std::string& version)
+{
+    PeWriter kernel;
+    kernel.sections = {{".text", bytesOf("kernel " + version)}};
+    Digest out{};
+    for (const auto& [name, data] :
+         std::vector<std::pair<std::string_view, Bytes>>{
+             {std::string_view(".linux\0", 7), kernel.write()},
+             {std::string_view(".osrel\0", 7), bytesOf("ID=airlock")},
+             {std::string_view(".cmdline\0", 9), bytesOf("mode=clean")},
+             {std::string_view(".initrd\0", 8), bytesOf("initrd " + version)}})
+    {
+        out = extended(extended(out, hashOf(name)), sha256(data));
+    }
+    return out;
+}
+
+TEST(UkiTest, AuthenticodeLeavesOutWhatASignatureChanges)
+{
+    PeWriter writer = image("1");
+    const Bytes plain = writer.write();
+    const Digest digest = Uki::parse(plain, "uki").authenticode();
+    Bytes hashed = plain;
+    auto erase = [&](std::size_t at, std::size_t size) {
+        auto begin = hashed.begin() + static_cast<std::ptrdiff_t>(at);
+        hashed.erase(begin, begin + static_cast<std::ptrdiff_t>(size));
+    };
+    erase(PeWriter::certificateAt, 8);
+    erase(PeWriter::checksumAt, 4);
+    EXPECT_EQ(digest, sha256(hashed));
+    writer.checksum = 0x12345678;
+    writer.certificates = Bytes(64, 5);
+    EXPECT_EQ(Uki::parse(writer.write(), "uki").authenticode(), digest);
+    // Every other byte counts.
+    for (std::size_t at : {0x10UL, 0x200UL, 0x401UL, plain.size() - 1})
+    {
+        Bytes changed = plain;
+        changed[at] ^= 1;
+        EXPECT_NE(Uki::parse(changed, "uki").authenticode(), digest) << at;
+    }
+}
+
+TEST(UkiTest, Pcr11FollowsFromTheSections)
+{
+    EXPECT_EQ(Uki::parse(image("1").write(), "uki").pcr11(),
+              expectedPcr11("1"));
+    // The order in the file does not matter, the stub has its own; sections
+    // that it does not know are not measured.
+    PeWriter other = image("1");
+    std::reverse(other.sections.begin(), other.sections.end());
+    other.sections.push_back({".reloc", Bytes(10)});
+    EXPECT_EQ(Uki::parse(other.write(), "uki").pcr11(), expectedPcr11("1"));
+}
+
+TEST(UkiTest, SectionsAreAsInMemory)
+{
+    PeWriter writer;
+    writer.sections = {{".osrel", bytesOf("abc"), 6},
+                       {".cmdline", bytesOf("quiet"), 3}};
+    const Bytes file = writer.write();
+    const Uki uki = Uki::parse(file, "uki");
+    EXPECT_EQ(uki.section(".osrel"), bytesOf(std::string_view("abc\0\0\0", 6)));
+    EXPECT_EQ(uki.section(".cmdline"), bytesOf("qui"));
+}
+
+TEST(UkiTest, StrangeImagesAreRefused)
+{
+    auto refusal = [](const PeWriter& writer) {
+        return errorOf([&] { Uki::parse(writer.write(), "uki"); });
+    };
+    PeWriter writer = image("1");
+    writer.sections.push_back({".osrel", Bytes(3)});
+    EXPECT_THAT(refusal(writer), HasSubstr("two sections .osrel"));
+    writer = image("1");
+    writer.sections.push_back({".profile", Bytes(3)});
+    EXPECT_THAT(refusal(writer), HasSubstr("depends on the machine"));
+    writer = image("1");
+    writer.sections.push_back({".splash", Bytes(3), 1U << 30});
+    EXPECT_THAT(refusal(writer), HasSubstr("larger than the file"));
+    const Bytes good = image("1").write();
+    for (std::size_t size = 0; size < good.size(); size += 37)
+    {
+        EXPECT_NE(
+            errorOf([&] { Uki::parse(ByteView(good).first(size), "uki"); }), "")
+            << size;
+    }
+    Bytes overlap = good;
+    // The second section's place becomes the first one's.
+    const std::size_t table = 0x80 + 24 + 240;
+    overlap[table + 40 + 20 + 1] = overlap[table + 20 + 1];
+    EXPECT_THAT(errorOf([&] { Uki::parse(overlap, "uki"); }),
+                HasSubstr("overlap"));
+}
+
+/** A machine that started an image. */
+LogWriter logOf(const std::string& version, bool withPcr11 = true)
+{
+    const Bytes file = image(version).write();
+    const Uki uki = Uki::parse(file, "uki");
+    LogWriter out;
+    out.event(0, "firmware").event(7, "keys");
+    out.event(4, 0x80000003, uki.authenticode(), "path");
+    out.event(4, 0x80000003, uki.digests().at("kernel"), "path");
+    if (withPcr11)
+    {
+        for (const char* name : {".linux", ".osrel", ".cmdline", ".initrd"})
+        {
+            out.event(11, 0x0d,
+                      hashOf({name, std::string_view(name).size() + 1}), name);
+            out.event(11, 0x0d, uki.digests().at(name), name);
+        }
+    }
+    out.event(9, 6, uki.digests().at(".initrd"), "initrd");
+    return out;
+}
+
+TEST(PredictTest, NextImagesPcrsAreKnownBeforeItRuns)
+{
+    const Bytes one = image("1").write();
+    const Bytes two = image("2").write();
+    const PcrValues predicted = predict(
+        logOf("1").parse(), Uki::parse(one, "one"), Uki::parse(two, "two"));
+    EXPECT_EQ(predicted, logOf("2").parse().replay());
+    EXPECT_NE(predicted, logOf("1").parse().replay());
+    EXPECT_EQ(predicted.at(11), expectedPcr11("2"));
+}
+
+TEST(PredictTest, LogOfAnotherImageIsRefused)
+{
+    const Bytes one = image("1").write();
+    const Bytes two = image("2").write();
+    EXPECT_THAT(errorOf([&] {
+                    predict(logOf("2").parse(), Uki::parse(one, "one"),
+                            Uki::parse(two, "two"));
+                }),
+                HasSubstr("not taken with the old image"));
+    EXPECT_THAT(errorOf([&] {
+                    predict(logOf("1", false).parse(), Uki::parse(one, "one"),
+                            Uki::parse(two, "two"));
+                }),
+                HasSubstr("PCR 11 of the log"));
+}
+
+TEST(PcrTest, SelectionsAreReadAndWritten)
+{
+    const PcrSelection selection = PcrSelection::parse("0,2,11", "pcrs");
+    EXPECT_EQ(selection.text(), "0,2,11");
+    EXPECT_EQ(selection, (PcrSelection{11, 2, 0}));
+    EXPECT_EQ(selection.marshal(),
+              (Bytes{0, 0, 0, 1, 0, 0x0b, 3, 0x05, 0x08, 0x00}));
+    for (const char* bad : {"", "a", "1,", ",1", "24", "-1", "1 ", "0x1"})
+    {
+        EXPECT_THROW(PcrSelection::parse(bad, "pcrs"), Refused) << bad;
+    }
+}
+
+TEST(PcrTest, OnlyStaticOnesCanBeSealedTo)
+{
+    for (unsigned pcr = 0; pcr < pcrCount; ++pcr)
+    {
+        EXPECT_EQ(
+            errorOf([&] { PcrSelection{pcr}.requireSealable("pcrs"); }).empty(),
+            pcr <= 15)
+            << pcr;
+    }
+    EXPECT_THROW(PcrSelection{}.requireSealable("pcrs"), Refused);
+}
+
+class PolicyTest : public testing::Test
+{
+  protected:
+    SignedPolicy make(const std::string& ref = "clean")
+    {
+        return SignedPolicy::sign(
+            key, {"image 1", 3, {{4, hashOf("4")}, {11, hashOf("11")}}}, ref);
+    }
+
+    Key key = makeKey();
+};
+
+TEST_F(PolicyTest, SignatureCoversAllThatDecides)
+{
+    const PolicyKey publicKey = PolicyKey::of(key);
+    make().verify(publicKey);
+    for (auto change : std::vector<void (*)(SignedPolicy&)>{
+             [](SignedPolicy& p) { p.ref = "dirty"; },
+             [](SignedPolicy& p) { p.state.generation = 4; },
+             [](SignedPolicy& p) { p.state.pcrs[4][0] ^= 1; },
+             [](SignedPolicy& p) { p.state.pcrs.erase(11); },
+             [](SignedPolicy& p) { p.state.pcrs[12] = Digest{}; },
+             [](SignedPolicy& p) { p.signature[9] ^= 1; },
+             [](SignedPolicy& p) { p.signature.clear(); }})
+    {
+        SignedPolicy changed = make();
+        change(changed);
+        EXPECT_THROW(changed.verify(publicKey), Refused);
+    }
+    EXPECT_THROW(make().verify(PolicyKey::of(makeKey())), Refused);
+    // The public half in a file is the same key.
+    EXPECT_EQ(PolicyKey::fromPem(publicKey.pem(), "key").name(),
+              publicKey.name());
+}
+
+TEST_F(PolicyTest, KeyAndTagMakeThePolicy)
+{
+    const PolicyKey one = PolicyKey::of(key);
+    const PolicyKey other = PolicyKey::of(makeKey());
+    EXPECT_NE(authorizedPolicy(one, "clean"), authorizedPolicy(one, "dirty"));
+    EXPECT_NE(authorizedPolicy(one, "clean"), authorizedPolicy(other, "clean"));
+    EXPECT_THROW(authorizedPolicy(one, ""), Refused);
+    EXPECT_THROW(authorizedPolicy(one, "Clean"), Refused);
+    EXPECT_THROW(authorizedPolicy(one, std::string(33, 'a')), Refused);
+}
+
+TEST_F(PolicyTest, FilesAreReadBackAndBadOnesRefused)
+{
+    TempDirectory directory;
+    const auto path = directory.path() / "policies";
+    writePolicies(path, {make("clean"), make("dirty")});
+    const std::vector<SignedPolicy> read = readPolicies(path);
+    ASSERT_EQ(read.size(), 2U);
+    EXPECT_EQ(read[1].toJson()["ref"], "dirty");
+    read[0].verify(PolicyKey::of(key));
+
+    Json good = {{"version", 1}, {"policies", {make().toJson()}}};
+    auto refusal = [](const Json& json) {
+        return errorOf([&] { parsePolicies(dumpJson(json), "file"); });
+    };
+    EXPECT_EQ(refusal(good), "");
+    for (const char* patch :
+         {R"([{"op":"replace","path":"/version","value":2}])",
+          R"([{"op":"add","path":"/more","value":2}])",
+          R"([{"op":"replace","path":"/policies/0/ref","value":"a b"}])",
+          R"([{"op":"replace","path":"/policies/0/generation","value":-1}])",
+          R"([{"op":"replace","path":"/policies/0/signature","value":"x"}])",
+          R"([{"op":"replace","path":"/policies/0/pcrs","value":{}}])",
+          R"([{"op":"add","path":"/policies/0/pcrs/16","value":"00"}])",
+          R"([{"op":"add","path":"/policies/0/pcrs/1x","value":"00"}])",
+          R"([{"op":"remove","path":"/policies/0/name"}])"})
+    {
+        EXPECT_NE(refusal(good.patch(Json::parse(patch))), "") << patch;
+    }
+    Json reset = good;
+    reset["policies"][0]["pcrs"]["23"] = toHex(Digest{});
+    EXPECT_THAT(refusal(reset), HasSubstr("can be reset"));
+    Json twice = good;
+    twice["policies"][0]["pcrs"]["04"] = toHex(Digest{});
+    EXPECT_THAT(refusal(twice), HasSubstr("is there twice"));
+}
+
+TEST_F(PolicyTest, KeysThatATpmDoesNotTakeAreRefused)
+{
+    for (const char* text : {"", "-----BEGIN PUBLIC KEY-----\nx\n"})
+    {
+        EXPECT_THROW(PolicyKey::fromPem(text, "key"), Refused);
+    }
+    EXPECT_THROW(privateKeyFromPem(publicKeyPem(key), "key"), Refused);
+}
+
+TEST(GcmTest, OpensOnlyWhatItSealed)
+{
+    const Secret secret = Secret::random(32);
+    const Bytes plain = bytesOf("text");
+    const Bytes head = bytesOf("head");
+    const GcmBox box = gcmSeal(secret, head, plain);
+    EXPECT_TRUE(gcmOpen(secret, head, box, "box").equals(plain));
+    EXPECT_THROW(gcmOpen(Secret::random(32), head, box, "box"), Refused);
+    EXPECT_THROW(gcmOpen(secret, plain, box, "box"), Refused);
+    GcmBox changed = box;
+    changed.tag[0] ^= 1;
+    EXPECT_THROW(gcmOpen(secret, head, changed, "box"), Refused);
+    EXPECT_THROW(gcmSeal(Secret::random(16), head, plain), Error);
+}
+
+TEST(SecretTest, MovesAndIsEmptyAfterwards)
+{
+    Secret one = Secret::random(8);
+    const Bytes was(one.view().begin(), one.view().end());
+    Secret two = std::move(one);
+    EXPECT_TRUE(one.empty()); // NOLINT: that is what is tested
+    EXPECT_TRUE(two.equals(was));
+    two = Secret();
+    EXPECT_TRUE(two.empty());
+    EXPECT_FALSE(Secret(8).equals(was));
+}
+
+} // namespace
+} // namespace airlock::trust

@@ -1,0 +1,189 @@
+#include "common/file.hpp"
+#include "common/table.hpp"
+#include "tools/airlock-tpm/commands.hpp"
+#include "trust/machine.hpp"
+#include "trust/policy.hpp"
+#include "trust/sealed_blob.hpp"
+#include "trust/uki.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+namespace airlock::tpmtool
+{
+
+using namespace trust;
+
+namespace
+{
+
+constexpr std::size_t maxText = 1U << 20;
+
+Bytes hexOf(const std::string& text, const char* what)
+{
+    auto out = fromHex(text);
+    if (!out)
+    {
+        throw Error(std::string(what) +
+                    " is not hexadecimal: " + printable(text));
+    }
+    return *out;
+}
+
+EventLog readLog(const std::string& path)
+{
+    return EventLog::parse(readFile(path, EventLog::maxSize + 1));
+}
+
+Uki readImage(const std::string& path)
+{
+    UniqueFd file = openFile(path, O_RDONLY);
+    const Mapping mapping(file.get(), fileSize(file.get()),
+                          Mapping::Access::read);
+    return Uki::parse(mapping.view(), path);
+}
+
+PcrValues readPcrFile(const std::string& path)
+{
+    const Json document = parseJson(readText(path), path, {maxText, 4});
+    return pcrValuesFrom(JsonField(document, path));
+}
+
+/** PCRs without an event in the log hold zeros. */
+PcrValues only(const PcrSelection& selection, const PcrValues& values)
+{
+    PcrValues out;
+    for (unsigned number : selection.list())
+    {
+        auto found = values.find(number);
+        out[number] = found == values.end() ? Digest{} : found->second;
+    }
+    return out;
+}
+
+/** From a file of values, from a log, or from a log and the next image. */
+PcrValues wantedPcrs(const Options& options)
+{
+    if (!options.pcrFile.empty())
+    {
+        const PcrValues values = readPcrFile(options.pcrFile);
+        return options.pcrs.empty()
+                   ? values
+                   : only(PcrSelection::parse(options.pcrs, "--pcrs"), values);
+    }
+    if (options.log.empty() || options.pcrs.empty())
+    {
+        throw Error("give --pcr-file, or --log with --pcrs");
+    }
+    const EventLog log = readLog(options.log);
+    const PcrValues values =
+        options.after.empty()
+            ? log.replay()
+            : predict(log, readImage(options.before), readImage(options.after));
+    return only(PcrSelection::parse(options.pcrs, "--pcrs"), values);
+}
+
+} // namespace
+
+std::string readText(const std::string& path)
+{
+    const Bytes text = readFile(path, maxText);
+    return {text.begin(), text.end()};
+}
+
+std::string pcrText(const Json& values)
+{
+    Table table({{"PCR", Table::Align::right}, {"SHA-256"}});
+    for (unsigned number = 0; number < pcrCount; ++number)
+    {
+        const std::string key = std::to_string(number);
+        if (values.contains(key))
+        {
+            table.row({key, values[key].get<std::string>()});
+        }
+    }
+    return table.render();
+}
+
+Result signPolicy(const Options& options)
+{
+    const Key key = privateKeyFromPem(readText(options.key), options.key);
+    const SignedPolicy policy = SignedPolicy::sign(
+        key, {options.name, options.generation, wantedPcrs(options)},
+        options.ref);
+    std::vector<SignedPolicy> all;
+    if (options.append && std::filesystem::exists(options.output))
+    {
+        all = readPolicies(options.output);
+    }
+    all.push_back(policy);
+    writePolicies(options.output, all);
+    return {policy.toJson(),
+            fmt::format("{} approved as {}, generation {}, PCR {}\n",
+                        printable(options.name), options.ref,
+                        options.generation,
+                        PcrSelection::of(policy.state.pcrs).text())};
+}
+
+Result eventLog(const Options& options)
+{
+    const EventLog log = readLog(options.file);
+    Json events = Json::array();
+    for (const Event& event : log.events())
+    {
+        events.push_back({{"pcr", event.pcr},
+                          {"type", event.type},
+                          {"digest", toHex(event.digest)},
+                          {"measured", event.measured},
+                          {"data-matches", event.dataMatches}});
+    }
+    const Json values = toJson(log.replay());
+    return {{{"pcrs", values}, {"events", events}},
+            fmt::format("{} events\n", log.events().size()) + pcrText(values)};
+}
+
+Result image(const Options& options)
+{
+    const Uki uki = readImage(options.file);
+    Json digests = Json::object();
+    Table table({{"part"}, {"SHA-256"}});
+    for (const auto& [name, digest] : uki.digests())
+    {
+        digests[name] = toHex(digest);
+        table.row({name, toHex(digest)});
+    }
+    table.row({"PCR 11", toHex(uki.pcr11())});
+    return {{{"digests", digests}, {"pcr11", toHex(uki.pcr11())}},
+            table.render()};
+}
+
+Result verify(const Options& options)
+{
+    const Json document =
+        parseJson(readText(options.machine), options.machine, {maxText, 4});
+    const Machine machine =
+        Machine::parse(JsonField(document, options.machine));
+    const AttestationKey key =
+        AttestationKey::parse(machine.attestation, "attestation key");
+    QuoteExpectation expected;
+    expected.extraData =
+        qualifyingData({options.role, hexOf(options.nonce, "--nonce"),
+                        hexOf(options.channel, "--channel"), options.about});
+    expected.pcrs = wantedPcrs(options);
+    if (options.capped)
+    {
+        expected.pcrs = trust::capped(expected.pcrs, options.pcr);
+    }
+    const QuoteVerdict verdict = verifyQuote(
+        key, Quote::parse(readText(options.file), options.file), expected);
+    return {{{"verdict", "good"},
+             {"clock", verdict.clock.clock},
+             {"reset-count", verdict.clock.resetCount},
+             {"restart-count", verdict.clock.restartCount},
+             {"firmware-version", verdict.firmwareVersion}},
+            fmt::format("good: PCR {}, reset count {}\n",
+                        PcrSelection::of(expected.pcrs).text(),
+                        verdict.clock.resetCount)};
+}
+
+} // namespace airlock::tpmtool

@@ -1,0 +1,63 @@
+#pragma once
+
+#include "trust/keys.hpp"
+#include "trust/sealed_blob.hpp"
+
+namespace airlock::trust
+{
+
+/** Seals for whatever `key` approves under `ref`. Needs no signed policy yet
+ * and no authorization. */
+SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
+                const Secret& secret);
+
+/** No policy at hand fits the machine's present state. */
+class StateNotApproved : public Refused
+{
+  public:
+    using Refused::Refused;
+};
+
+/** Unseals with the policy, of those given, that fits. StateNotApproved names
+ * for each one what differs; TpmError with policyFailed() when the TPM does not
+ * agree. A blob of another TPM is Refused. */
+Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
+              const std::vector<SignedPolicy>& policies);
+
+/** unseal(), and then cap() whether it worked or not: until the next restart
+ * nobody gets the secret again, nor the one that did not come out. */
+Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
+                  const std::vector<SignedPolicy>& policies);
+
+/** Extends a PCR by a fixed value, which no image is measured as. */
+void cap(const Tpm& tpm, unsigned pcr = capPcr);
+
+/** One attempt by steps, in the TPM alone: unseal() without its software
+ * checks, for what wants to see the TPM refuse. */
+class UnsealSession
+{
+  public:
+    /** Satisfies the policy. TpmError when the TPM does not take it. */
+    UnsealSession(const Tpm& tpm, const PolicyKey& key,
+                  const SignedPolicy& policy);
+    /** Once. */
+    Secret unseal(const SealedBlob& blob, const PolicyKey& key);
+
+  private:
+    const Tpm& tpm_;
+    Object storage_;
+    Session session_;
+};
+
+/** Notes in the TPM which blob is the one in force: an older one, or one that
+ * somebody else sealed for the same policy, is then Refused by requirePinned().
+ * Needs the owner's authorization. */
+void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob);
+void requirePinned(const Tpm& tpm, const SealedBlob& blob);
+
+/** A key for one purpose from a sealed root; all that a machine keeps secret
+ * comes from one. */
+Secret derive(const Secret& root, std::string_view purpose,
+              std::uint64_t number = 0);
+
+} // namespace airlock::trust
