@@ -18,6 +18,7 @@ namespace airlock::tls
 /** Roles: the organizational unit (OU) of a certificate's subject. */
 inline constexpr const char* hostRole = "airlock-hostd";
 inline constexpr const char* bootRole = "airlock-bootd";
+inline constexpr const char* switchRole = "airlock-switchd";
 
 /** PEM files of one end of the connections. */
 struct Identity

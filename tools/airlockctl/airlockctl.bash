@@ -1,28 +1,39 @@
 # shellcheck shell=bash
 # Completion of airlockctl(1) for bash.
 
+# The first column of the table, without its head.
+_airlockctl_ports() {
+    airlockctl switch ports 2>/dev/null | sed -n '3,$s/ .*//p'
+}
+
 _airlockctl_complete() {
     local current=${COMP_WORDS[COMP_CWORD]} word command="" sub="" i
     local previous=${COMP_WORDS[COMP_CWORD - 1]}
     local commands="adopt list status jobs events retry release pki check"
+    commands+=" switch"
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         word=${COMP_WORDS[i]}
         [[ $word != -* ]] || continue
         if [[ " $commands " == *" $word "* && -z $command ]]; then
             command=$word
-        elif [[ $command == pki && -z $sub ]]; then
+        elif [[ $command == pki || $command == switch ]] && [[ -z $sub ]]; then
             sub=$word
         fi
     done
     case $previous in
-    --file | -o | --output | --emulator | --config | --socket | --dir)
+    --file | -o | --output | --emulator | --config | --socket | --dir | \
+        --root | --key)
         mapfile -t COMPREPLY < <(compgen -f -- "$current")
         return
         ;;
     --cpu)
         mapfile -t COMPREPLY < <(compgen -W \
             "$(virsh cpu-models x86_64 2>/dev/null)" -- "$current")
+        return
+        ;;
+    --method)
+        mapfile -t COMPREPLY < <(compgen -W "mac mac96 quote" -- "$current")
         return
         ;;
     --booted)
@@ -70,7 +81,17 @@ _airlockctl_complete() {
     check:) choices="--config --connect --json" ;;
     pki:) choices="init issue" ;;
     pki:init) choices="--dir --name --days --json" ;;
-    pki:issue) choices="hostd bootd --dir --host --days --json" ;;
+    switch:) choices="ports status cut enroll rotate" ;;
+    switch:ports) choices="--json --socket" ;;
+    switch:enroll)
+        choices="--method --root --output --key --address --json --socket
+            $(_airlockctl_ports)"
+        ;;
+    switch:rotate)
+        choices="--root --output --json --socket $(_airlockctl_ports)"
+        ;;
+    switch:*) choices="--json --socket $(_airlockctl_ports)" ;;
+    pki:issue) choices="hostd bootd switchd --dir --host --days --json" ;;
     *) choices="--json --help" ;;
     esac
     mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")

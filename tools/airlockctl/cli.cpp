@@ -12,11 +12,13 @@
 namespace airlock::ctl
 {
 
-using host::control::CallError;
+using control::CallError;
 using host::control::Client;
 
 namespace
 {
+
+constexpr const char* switchSocket = "/run/airlock/switchd.sock";
 
 /** All that the command line can say. */
 struct Arguments
@@ -34,6 +36,7 @@ struct Arguments
     std::string authority = "Airlock";
     unsigned days = 0;
     IssueArguments issue;
+    SwitchArguments onSwitch;
     CheckArguments check;
 };
 
@@ -49,11 +52,13 @@ class CommandLine
         app_.set_version_flag("--version", AIRLOCK_VERSION);
         app_.add_flag("--json", arguments_.json, "print JSON");
         app_.add_option("--socket", arguments_.socket,
-                        "the host agent's control socket")
+                        "the control socket of the host agent, or of the "
+                        "switch agent")
             ->capture_default_str();
         addAdopt();
         addAgent();
         addPki();
+        addSwitch();
         addCheck();
     }
 
@@ -307,13 +312,69 @@ class CommandLine
                 return pkiIssue(arguments_.issue);
             });
         shared(issue);
-        issue->add_option("ROLE", i.role, "hostd or bootd")
+        issue->add_option("ROLE", i.role, "hostd, bootd or switchd")
             ->required()
-            ->check(CLI::IsMember({"hostd", "bootd"}));
+            ->check(CLI::IsMember({"hostd", "bootd", "switchd"}));
         issue->add_option("NAME", i.name, "of the host, and of the files")
             ->required();
         issue->add_option("--host", i.hosts,
-                          "host name or address of a boot server; repeatable");
+                          "host name or address of a boot server or switch; "
+                          "repeatable");
+    }
+
+    control::Client switchAgent() const
+    {
+        return control::Client(app_.count("--socket") > 0 ? arguments_.socket
+                                                          : switchSocket,
+                               {"the switch agent", "airlock-switchd"});
+    }
+
+    void addSwitch()
+    {
+        SwitchArguments& s = arguments_.onSwitch;
+        CLI::App* parent = app_.add_subcommand(
+            "switch", "the ports of boot hosts, on their switch");
+        parent->require_subcommand(1);
+        parent->fallthrough();
+        auto call = [this](auto command) {
+            return [this, command] {
+                control::Client client = switchAgent();
+                return command(client, arguments_.onSwitch);
+            };
+        };
+        auto port = [&](CLI::App* sub) {
+            return sub->add_option("PORT", s.port, "name of the interface");
+        };
+        auto root = [&](CLI::App* sub) {
+            sub->add_option("--root", s.root,
+                            "file with the root that the boot host made");
+            sub->add_option("-o,--output", s.output,
+                            "file for a root that is made here");
+        };
+        add(*parent, "ports", "all ports, one on each line", [this] {
+            control::Client client = switchAgent();
+            return switchPortsCommand(client);
+        });
+        port(add(*parent, "status", "the agent, or one port",
+                 call(switchStatusCommand)));
+        port(add(*parent, "cut", "cut a port off", call(switchCutCommand)))
+            ->required();
+        CLI::App* enroll = add(*parent, "enroll", "say which boot host it is",
+                               call(switchEnrollCommand));
+        port(enroll)->required();
+        enroll->add_option("HOST", s.host, "name in its certificate")
+            ->required();
+        enroll->add_option("--method", s.method, "how it proves clean mode")
+            ->check(CLI::IsMember({"mac", "mac96", "quote"}))
+            ->capture_default_str();
+        root(enroll);
+        enroll->add_option("--key", s.key, "quote: file with its public key");
+        enroll->add_option("--address", s.address,
+                           "quote: the only address it may have");
+        CLI::App* rotate = add(*parent, "rotate", "replace a port's root",
+                               call(switchRotateCommand));
+        port(rotate)->required();
+        root(rotate);
     }
 
     std::chrono::hours validity(unsigned days) const
@@ -342,7 +403,8 @@ class CommandLine
 
     std::ostream& out_;
     std::ostream& err_;
-    CLI::App app_{"Operates Airlock on a production host.", "airlockctl"};
+    CLI::App app_{"Operates Airlock on a production host or a switch.",
+                  "airlockctl"};
     Arguments arguments_;
     Command command_;
 };

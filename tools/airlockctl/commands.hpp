@@ -67,7 +67,7 @@ Result pkiInit(const std::filesystem::path& directory, const std::string& name,
 struct IssueArguments
 {
     std::filesystem::path directory;
-    std::string role; ///< "hostd" or "bootd"
+    std::string role; ///< "hostd", "bootd" or "switchd"
     std::string name;
     std::vector<std::string> hosts;
     std::chrono::hours validity{24 * 825};
@@ -75,6 +75,27 @@ struct IssueArguments
 
 /** NAME.crt and NAME.key beside the authority. */
 Result pkiIssue(const IssueArguments& arguments);
+
+struct SwitchArguments
+{
+    std::string port;
+    std::string host;
+    std::string method = "mac96";
+    std::optional<std::filesystem::path> root;   ///< read from
+    std::optional<std::filesystem::path> output; ///< a new one goes to
+    std::optional<std::filesystem::path> key;
+    std::string address;
+};
+
+Result switchPortsCommand(control::Client& agent);
+Result switchStatusCommand(control::Client& agent,
+                           const SwitchArguments& arguments);
+Result switchCutCommand(control::Client& agent,
+                        const SwitchArguments& arguments);
+Result switchEnrollCommand(control::Client& agent,
+                           const SwitchArguments& arguments);
+Result switchRotateCommand(control::Client& agent,
+                           const SwitchArguments& arguments);
 
 struct CheckArguments
 {

@@ -39,7 +39,9 @@ std::string readPem(const std::filesystem::path& path)
 
 std::string roleOf(const std::string& word)
 {
-    return word == "hostd" ? tls::hostRole : tls::bootRole;
+    return word == "hostd"   ? tls::hostRole
+           : word == "bootd" ? tls::bootRole
+                             : tls::switchRole;
 }
 
 Json files(const std::filesystem::path& base)

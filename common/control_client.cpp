@@ -1,8 +1,8 @@
-#include "hostagent/control/client.hpp"
+#include "common/control_client.hpp"
 
 #include "common/socket.hpp"
 
-namespace airlock::host::control
+namespace airlock::control
 {
 
 namespace
@@ -12,7 +12,7 @@ constexpr std::size_t chunk = 64U << 10;
 constexpr Milliseconds connectTime = std::chrono::milliseconds(500);
 constexpr Milliseconds forever = std::chrono::hours(24 * 365);
 
-UniqueFd connectTo(const std::filesystem::path& path)
+UniqueFd connectTo(const std::filesystem::path& path, const Daemon& daemon)
 {
     try
     {
@@ -20,9 +20,9 @@ UniqueFd connectTo(const std::filesystem::path& path)
     }
     catch (const Error& e)
     {
-        throw Error("the host agent cannot be reached (" +
-                    std::string(e.what()) +
-                    "); does airlock-hostd run, and may you talk to it?");
+        throw Error(daemon.what + " cannot be reached (" +
+                    std::string(e.what()) + "); does " + daemon.program +
+                    " run, and may you talk to it?");
     }
 }
 
@@ -39,8 +39,10 @@ Json checked(const Reply& reply)
 
 } // namespace
 
-Client::Client(const std::filesystem::path& path, Milliseconds timeout)
-    : fd_(connectTo(path)), timeout_(timeout)
+Client::Client(const std::filesystem::path& path, Daemon daemon,
+               Milliseconds timeout)
+    : daemon_(std::move(daemon)), fd_(connectTo(path, daemon_)),
+      timeout_(timeout)
 {}
 
 Reply Client::receive(Milliseconds timeout)
@@ -58,12 +60,12 @@ Reply Client::receive(Milliseconds timeout)
         }
         if (in_.size() > maxReply)
         {
-            throw Refused("host agent", "its reply is too long");
+            throw Refused(daemon_.what, "its reply is too long");
         }
         searched = in_.size();
         if (!receiveSome(fd_.get(), in_, chunk, deadline))
         {
-            throw TimedOut("the host agent does not answer");
+            throw TimedOut(daemon_.what + " does not answer");
         }
     }
 }
@@ -90,4 +92,4 @@ void Client::follow(const std::string& method,
     }
 }
 
-} // namespace airlock::host::control
+} // namespace airlock::control

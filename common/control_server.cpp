@@ -1,4 +1,4 @@
-#include "hostagent/control/server.hpp"
+#include "common/control_server.hpp"
 
 #include "common/socket.hpp"
 
@@ -16,7 +16,7 @@
 #include <map>
 #include <mutex>
 
-namespace airlock::host::control
+namespace airlock::control
 {
 
 namespace
@@ -203,7 +203,8 @@ class Server::Impl
             reply(connection,
                   errorReply(errors::denied,
                              "only root and the members of the socket's group "
-                             "may talk to the host agent"));
+                             "may talk to " +
+                                 options_.daemon.what));
             connection.closing = true;
         }
         connections_.push_back(std::move(connection));
@@ -423,4 +424,4 @@ void Server::run(const std::stop_token& stop)
     impl_->run(stop);
 }
 
-} // namespace airlock::host::control
+} // namespace airlock::control

@@ -1,0 +1,393 @@
+#include "tests/switch/switch_rig.hpp"
+
+#include "common/error.hpp"
+#include "common/process.hpp"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/if_ether.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+
+namespace airlock::test
+{
+
+namespace
+{
+
+constexpr const char* own = "/proc/thread-self/ns/net";
+constexpr std::uint16_t markType = 0x88B6; // the other one for local use
+constexpr Milliseconds toolTime = std::chrono::seconds(20);
+
+void inThread(const std::function<void()>& action)
+{
+    std::exception_ptr error;
+    std::thread([&] {
+        try
+        {
+            action();
+        }
+        catch (...)
+        {
+            error = std::current_exception();
+        }
+    }).join();
+    if (error)
+    {
+        std::rethrow_exception(error);
+    }
+}
+
+void join(int fd)
+{
+    if (::setns(fd, CLONE_NEWNET) != 0)
+    {
+        throwErrno("cannot enter a network namespace");
+    }
+}
+
+void stayOnThisCpu()
+{
+    const std::size_t current = static_cast<unsigned>(::sched_getcpu());
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(current, &one);
+    ::sched_setaffinity(0, sizeof(one), &one);
+}
+
+void writeText(const std::string& path, std::string_view text)
+{
+    UniqueFd fd = openFile(path, O_WRONLY);
+    writeAll(fd.get(),
+             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+}
+
+} // namespace
+
+NetNamespace::NetNamespace()
+{
+    inThread([this] {
+        if (::unshare(CLONE_NEWNET) != 0)
+        {
+            throwErrno("cannot make a network namespace");
+        }
+        fd_ = openFile(own, O_RDONLY);
+    });
+}
+
+void NetNamespace::run(const std::function<void()>& action) const
+{
+    inThread([&] {
+        enter();
+        action();
+    });
+}
+
+void NetNamespace::enter() const
+{
+    join(fd_.get());
+}
+
+std::string NetNamespace::path() const
+{
+    return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
+}
+
+std::string runTool(const std::vector<std::string>& argv)
+{
+    SpawnOptions options;
+    options.argv = argv;
+    ProcessOutput output = runProgram(options, toolTime);
+    if (!output.status.ok())
+    {
+        throw Error(fmt::format("{}: {}", fmt::join(argv, " "), output.err));
+    }
+    return output.out;
+}
+
+MacAddress Caught::destination() const
+{
+    return MacAddress::from(bytes, "frame");
+}
+
+MacAddress Caught::source() const
+{
+    return MacAddress::from(ByteView(bytes).subspan(6), "frame");
+}
+
+std::uint16_t Caught::type() const
+{
+    return ByteReader(ByteView(bytes).subspan(12), "frame").be16();
+}
+
+CableEnd::CableEnd(const std::string& name)
+    : name_(name),
+      fd_(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0))
+{
+    int one = 1;
+    int room = 8 << 20;
+    sockaddr_ll address{};
+    address.sll_family = AF_PACKET;
+    address.sll_protocol = htons(ETH_P_ALL);
+    address.sll_ifindex = static_cast<int>(::if_nametoindex(name.c_str()));
+    packet_mreq all{};
+    all.mr_ifindex = address.sll_ifindex;
+    all.mr_type = PACKET_MR_PROMISC;
+    if (!fd_ || address.sll_ifindex == 0 ||
+        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_AUXDATA, &one,
+                     sizeof(one)) != 0 ||
+        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &one,
+                     sizeof(one)) != 0 ||
+        ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room,
+                     sizeof(room)) != 0 ||
+        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all,
+                     sizeof(all)) != 0 ||
+        ::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address),
+               sizeof(address)) != 0)
+    {
+        throwErrno("cannot open the cable " + name);
+    }
+}
+
+void CableEnd::send(ByteView frame)
+{
+    ssize_t n = ::send(fd_.get(), frame.data(), frame.size(), 0);
+    if (n < 0 && errno == ENETDOWN)
+    {
+        // It says once that the link was down at some time.
+        n = ::send(fd_.get(), frame.data(), frame.size(), 0);
+    }
+    // ENOBUFS: nftables dropped it on the way out.
+    if (n < 0 && errno != ENOBUFS)
+    {
+        throwErrno("cannot send at " + name_);
+    }
+}
+
+std::vector<Caught> CableEnd::take()
+{
+    std::vector<Caught> out;
+    for (;;)
+    {
+        Bytes buffer(2048);
+        iovec part{buffer.data(), buffer.size()};
+        alignas(cmsghdr) std::array<char, 256> control{};
+        msghdr message{};
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.data();
+        message.msg_controllen = control.size();
+        ssize_t n = ::recvmsg(fd_.get(), &message, 0);
+        if (n < 0 && errno == ENETDOWN)
+        {
+            continue; // says once that the link was down
+        }
+        if (n < 0)
+        {
+            return out;
+        }
+        buffer.resize(static_cast<std::size_t>(n));
+        Caught caught{std::move(buffer), std::nullopt};
+        for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr;
+             at = CMSG_NXTHDR(&message, at))
+        {
+            tpacket_auxdata extra{};
+            std::memcpy(&extra, CMSG_DATA(at), sizeof(extra));
+            if ((extra.tp_status & TP_STATUS_VLAN_VALID) != 0)
+            {
+                caught.vlan = extra.tp_vlan_tci;
+            }
+        }
+        out.push_back(std::move(caught));
+    }
+}
+
+const std::vector<std::string>& SwitchRig::ports()
+{
+    static const std::vector<std::string> names = {"boot0", "boot1", "prod0",
+                                                   "prod1"};
+    return names;
+}
+
+SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
+{
+    stayOnThisCpu();
+    cables_.run([] {
+        // The far ends are silent by themselves.
+        writeText("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        writeText("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+        // Each one is another machine: it answers for itself only.
+        writeText("/proc/sys/net/ipv4/conf/all/arp_ignore", "1");
+    });
+    switch_.enter();
+    setIpv6("default", false);
+    runTool({"ip", "link", "set", "lo", "up"});
+    runTool({"ip", "link", "add", "br0", "type", "bridge"});
+    runTool({"ip", "link", "set", "br0", "up"});
+    for (const std::string& port : ports())
+    {
+        plug(port);
+    }
+    Json links = parseJson(runTool({"ip", "-j", "link"}), "ip");
+    for (const Json& link : links)
+    {
+        ownAddresses_.insert(mac(link["address"].get<std::string>()));
+    }
+}
+
+SwitchRig::~SwitchRig()
+{
+    join(home_.get());
+}
+
+void SwitchRig::setIpv6(const std::string& port, bool on)
+{
+    writeText("/proc/sys/net/ipv6/conf/" + port + "/disable_ipv6",
+              on ? "0" : "1");
+}
+
+void SwitchRig::plug(const std::string& port)
+{
+    runTool({"ip", "link", "add", port, "type", "veth", "peer", "name", port,
+             "netns", cables_.path()});
+    runTool({"ip", "link", "set", port, "master", "br0"});
+    setIpv6(port, port.starts_with("boot"));
+    cables_.run([&] {
+        runTool({"ip", "link", "set", port, "up"});
+        ends_[port] = std::make_unique<CableEnd>(port);
+    });
+    runTool({"ip", "link", "set", port, "up"});
+}
+
+std::map<std::string, std::vector<Caught>> SwitchRig::collect()
+{
+    // The same thread on the same CPU: a mark comes after all that was sent.
+    static const MacAddress marker = mac("06:00:00:00:00:0f");
+    std::string text = fmt::format("mark {}", ++marks_);
+    for (const char* port : {"prod0", "prod1"})
+    {
+        end(port).send(frame(everybody, marker, markType, text));
+    }
+    std::map<std::string, std::vector<Caught>> out;
+    std::size_t marks = 0;
+    Deadline deadline(std::chrono::seconds(5));
+    while (marks < 2)
+    {
+        if (deadline.passed())
+        {
+            throw TimedOut("the rig's own frames do not come through");
+        }
+        for (const std::string& port : ports())
+        {
+            for (Caught& caught : end(port).take())
+            {
+                if (port.starts_with("prod") &&
+                    ownAddresses_.contains(caught.source()))
+                {
+                    continue; // the switch's IP stack may speak there
+                }
+                bool ours = caught.source() == marker;
+                bool latest =
+                    ours &&
+                    std::search(caught.bytes.begin() + 14, caught.bytes.end(),
+                                text.begin(), text.end()) != caught.bytes.end();
+                marks += latest && port.starts_with("prod") ? 1U : 0U;
+                if (!ours)
+                {
+                    out[port].push_back(std::move(caught));
+                }
+            }
+        }
+        ::poll(nullptr, 0, 1);
+    }
+    return out;
+}
+
+std::map<std::string, std::vector<Caught>>
+SwitchRig::through(const std::string& port, ByteView frame)
+{
+    end(port).send(frame);
+    return collect();
+}
+
+std::size_t
+SwitchRig::count(const std::map<std::string, std::vector<Caught>>& seen,
+                 const std::vector<std::string>& except)
+{
+    std::size_t out = 0;
+    for (const auto& [port, frames] : seen)
+    {
+        bool counts =
+            std::find(except.begin(), except.end(), port) == except.end();
+        out += counts ? frames.size() : 0;
+    }
+    return out;
+}
+
+void SwitchRig::settle()
+{
+    collect();
+}
+
+std::string
+SwitchRig::describe(const std::map<std::string, std::vector<Caught>>& seen)
+{
+    std::string out;
+    for (const auto& [port, frames] : seen)
+    {
+        for (const Caught& caught : frames)
+        {
+            out += fmt::format("{}: {} -> {} type {:04x}\n", port,
+                               caught.source().text(),
+                               caught.destination().text(), caught.type());
+        }
+    }
+    return out;
+}
+
+Bytes frame(const MacAddress& to, const MacAddress& from, std::uint16_t type,
+            std::string_view text)
+{
+    constexpr std::size_t least = 60;
+    ByteWriter out;
+    out.bytes(to.view());
+    out.bytes(from.view());
+    out.be16(type);
+    out.text(text);
+    Bytes bytes = out.release();
+    bytes.resize(std::max(bytes.size(), least));
+    return bytes;
+}
+
+Bytes taggedFrame(const MacAddress& to, const MacAddress& from,
+                  std::uint16_t vlan, std::uint16_t type, std::uint16_t tagType)
+{
+    ByteWriter out;
+    out.be16(vlan);
+    out.be16(type);
+    out.text("tagged");
+    std::string inner(out.data().begin(), out.data().end());
+    return frame(to, from, tagType, inner);
+}
+
+MacAddress mac(std::string_view text)
+{
+    auto out = MacAddress::parse(text);
+    if (!out)
+    {
+        throw Error(std::string(text) + " is no address");
+    }
+    return *out;
+}
+
+} // namespace airlock::test

@@ -1,0 +1,136 @@
+#pragma once
+
+#include "common/bytes.hpp"
+#include "common/fd.hpp"
+#include "common/file.hpp"
+#include "common/mac_address.hpp"
+#include "tools/switchd/agent.hpp"
+
+#include <chrono>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace airlock::test
+{
+
+/** A network namespace that exists as long as the object. */
+class NetNamespace
+{
+  public:
+    NetNamespace();
+
+    /** Runs it in a thread inside. What it throws comes out here. */
+    void run(const std::function<void()>& action) const;
+    /** Moves the calling thread into it. */
+    void enter() const;
+    /** A name for "ip link ... netns". */
+    std::string path() const;
+
+  private:
+    UniqueFd fd_;
+};
+
+/** Runs `ip` or `bridge`; throws Error with what it said when it fails. */
+std::string runTool(const std::vector<std::string>& argv);
+
+/** A frame that came out of the switch. */
+struct Caught
+{
+    Bytes bytes;
+    std::optional<std::uint16_t> vlan;
+
+    MacAddress destination() const;
+    MacAddress source() const;
+    std::uint16_t type() const;
+};
+
+/** The far end of a cable: sends any frame, sees all that come. */
+class CableEnd
+{
+  public:
+    explicit CableEnd(const std::string& name);
+
+    void send(ByteView frame);
+    /** What has come and was not taken yet. */
+    std::vector<Caught> take();
+
+  private:
+    std::string name_;
+    UniqueFd fd_;
+};
+
+/** A switch: bridge "br0" with the ports boot0, boot1, prod0, prod1 in one
+ * namespace; the other ends of their cables (the same names) in another one.
+ *
+ * The thread that makes it lives in the switch's namespace until the end, on
+ * one CPU: what it sends goes through the kernel in order.
+ */
+class SwitchRig
+{
+  public:
+    SwitchRig();
+    ~SwitchRig();
+
+    static const std::vector<std::string>& ports();
+
+    CableEnd& end(const std::string& port) { return *ends_.at(port); }
+    const NetNamespace& cables() const { return cables_; }
+    const std::filesystem::path& directory() const { return directory_.path(); }
+
+    /** Makes a cable and plugs it into the bridge. */
+    void plug(const std::string& port);
+
+    /** Whether the switch's own IPv6 speaks at a port by itself. It does at
+     * boot ports, where nothing of it may come out, and nowhere else. */
+    static void setIpv6(const std::string& port, bool on);
+
+    /** Sends the frame at a port; what comes out of the others, when all of it
+     * has come through, without the rig's own frames and without those that
+     * the switch's IP stack sends to production ports. */
+    std::map<std::string, std::vector<Caught>> through(const std::string& port,
+                                                       ByteView frame);
+    /** How many frames of `seen` came out of ports other than these. */
+    static std::size_t
+    count(const std::map<std::string, std::vector<Caught>>& seen,
+          const std::vector<std::string>& except = {});
+
+    /** A line for each frame. */
+    static std::string
+    describe(const std::map<std::string, std::vector<Caught>>& seen);
+
+    /** Waits until everything that was sent is through, and forgets it. */
+    void settle();
+
+  private:
+    std::map<std::string, std::vector<Caught>> collect();
+
+    NetNamespace switch_;
+    NetNamespace cables_;
+    UniqueFd home_;
+    TempDirectory directory_{"airlock-switch"};
+    std::map<std::string, std::unique_ptr<CableEnd>> ends_;
+    std::set<MacAddress> ownAddresses_;
+    std::uint32_t marks_ = 0;
+};
+
+/** An Ethernet frame, 60 bytes at least. */
+Bytes frame(const MacAddress& to, const MacAddress& from, std::uint16_t type,
+            std::string_view text = "airlock");
+/** The same with a VLAN tag. */
+Bytes taggedFrame(const MacAddress& to, const MacAddress& from,
+                  std::uint16_t vlan, std::uint16_t type,
+                  std::uint16_t tagType = 0x8100);
+
+MacAddress mac(std::string_view text);
+
+inline const MacAddress everybody{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
+
+} // namespace airlock::test

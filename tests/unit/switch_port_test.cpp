@@ -1,0 +1,460 @@
+#include "common/epoch_address.hpp"
+#include "common/file.hpp"
+#include "tools/switchd/agent.hpp"
+#include "tools/switchd/port.hpp"
+#include "tools/switchd/service.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+/** The lease of a port with a switch that is made up, at made-up times. */
+namespace airlock::sw
+{
+namespace
+{
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using namespace std::chrono_literals;
+
+constexpr std::uint16_t data = 0x6003;
+
+/** Notes what it is told to do. */
+class FakeFabric : public Fabric
+{
+  public:
+    void open(const std::string& port, const MacAddress& address,
+              std::chrono::seconds) override
+    {
+        check(port);
+        onOpen();
+        opened = address;
+        done.push_back("open");
+    }
+    void drain(const std::string& port, const MacAddress&,
+               std::chrono::seconds) override
+    {
+        check(port);
+        opened.reset();
+        done.push_back("drain");
+    }
+    void close(const std::string&) override
+    {
+        if (broken)
+        {
+            throw Error("broken on purpose");
+        }
+        opened.reset();
+        done.push_back("close");
+    }
+    void send(const std::string&, ByteView frame) override
+    {
+        sent.emplace_back(frame.begin(), frame.end());
+    }
+    bool elsewhere(const std::string&, const MacAddress&) override
+    {
+        return false;
+    }
+    std::optional<std::string> foreign(const std::string&,
+                                       const MacAddress& address) override
+    {
+        looked++;
+        return address == others ? std::optional<std::string>("tag")
+                                 : std::nullopt;
+    }
+    void guardsChanged() override {}
+
+    std::function<void()> onOpen = [] {};
+    bool broken = false;
+    std::optional<MacAddress> opened;
+    std::optional<MacAddress> others;
+    std::vector<std::string> done;
+    std::vector<Bytes> sent;
+    std::size_t looked = 0;
+
+  private:
+    void check(const std::string& port) const
+    {
+        EXPECT_EQ(port, "boot0");
+        if (broken)
+        {
+            throw Error("broken on purpose");
+        }
+    }
+};
+
+class SwitchPort : public ::testing::Test
+{
+  protected:
+    SwitchPort()
+    {
+        settings.name = "boot0";
+        settings.guesses = 10;
+        Enrolment enrolment;
+        enrolment.host = "host";
+        enrolment.method = Method::mac;
+        enrolment.root = root;
+        store.save("boot0", enrolment);
+    }
+
+    PortAgent& port()
+    {
+        if (!agent)
+        {
+            agent.emplace(settings, store, fabric,
+                          [this](log::Level, std::string_view message,
+                                 const std::vector<log::Field>&) {
+                              reports.emplace_back(message);
+                          });
+        }
+        return *agent;
+    }
+
+    /** An ordinary frame from an address. */
+    void see(const MacAddress& from)
+    {
+        ByteWriter out;
+        out.bytes(MacAddress{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}.view());
+        out.bytes(from.view());
+        out.be16(data);
+        port().frame({out.data(), false}, now);
+    }
+
+    MacAddress of(std::uint64_t epoch) const
+    {
+        return epoch::hostAddress(root, epoch);
+    }
+
+    Json misses() { return port().status(now)["misses"]; }
+
+    TempDirectory directory;
+    EnrolmentStore store{directory.path() / "ports"};
+    PortSettings settings;
+    FakeFabric fabric;
+    std::vector<std::string> reports;
+    std::optional<PortAgent> agent;
+    Secret root = Secret::random();
+    TimePoint now{1000h};
+    const MacAddress stranger{{6, 0, 0, 0, 0, 0x66}};
+};
+
+TEST_F(SwitchPort, AnEpochIsUsedUpOnTheDiskBeforeThePortOpens)
+{
+    std::uint64_t onDisk = 0;
+    fabric.onOpen = [&] { onDisk = store.load("boot0")->epoch; };
+    see(of(5));
+    EXPECT_TRUE(port().isOpen());
+    EXPECT_EQ(onDisk, 5U);
+    // The next process knows it, and begins cut off.
+    agent.reset();
+    EXPECT_FALSE(port().isOpen());
+    see(of(5));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(misses()["used"], 1);
+}
+
+TEST_F(SwitchPort, StaysShutWhenTheDiskIsFull)
+{
+    port();
+    std::filesystem::remove_all(directory.path() / "ports");
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
+}
+
+TEST_F(SwitchPort, StaysShutWhenTheSwitchFails)
+{
+    port();
+    fabric.onOpen = [] { throw Error("broken on purpose"); };
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(fabric.done.back(), "close");
+}
+
+TEST_F(SwitchPort, TriesAgainUntilThePortIsShut)
+{
+    see(of(1));
+    fabric.broken = true;
+    EXPECT_THROW(port().cut("test"), Error);
+    EXPECT_THROW(port().cutByHost(now), Error);
+    fabric.broken = false;
+    fabric.done.clear();
+    port().tick(now);
+    EXPECT_THAT(fabric.done, ElementsAre("close"));
+    port().tick(now);
+    EXPECT_THAT(fabric.done, ElementsAre("close"));
+    EXPECT_NO_THROW(port().cutByHost(now));
+}
+
+TEST_F(SwitchPort, SaysCutOffToTheBootHostOnlyWhenItIs)
+{
+    see(of(1));
+    fabric.broken = true;
+    EXPECT_THROW(port().cutByHost(now), Error);
+    EXPECT_FALSE(port().isOpen());
+}
+
+TEST_F(SwitchPort, ALeaseEndsUnlessItIsRenewed)
+{
+    settings.lease = 10s;
+    see(of(1));
+    now += 6s;
+    EXPECT_TRUE(port().wantsTraffic(now));
+    see(of(1));
+    EXPECT_FALSE(port().wantsTraffic(now));
+    now += 9s;
+    port().tick(now);
+    EXPECT_TRUE(port().isOpen());
+    now += 1s;
+    port().tick(now);
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(fabric.done.back(), "close");
+}
+
+TEST_F(SwitchPort, RenewingIsNotForEachFrame)
+{
+    see(of(1));
+    fabric.done.clear();
+    for (int i = 0; i < 1000; i++)
+    {
+        see(of(1));
+    }
+    EXPECT_THAT(fabric.done, IsEmpty());
+}
+
+TEST_F(SwitchPort, TheDrainEnds)
+{
+    see(of(1));
+    port().cutByHost(now);
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(fabric.done.back(), "drain");
+    EXPECT_TRUE(port().nextDue(now));
+    now += 3s;
+    port().tick(now);
+    EXPECT_EQ(fabric.done.back(), "close");
+    EXPECT_FALSE(port().nextDue(now));
+}
+
+TEST_F(SwitchPort, LooksAtSoManyGuessesOnly)
+{
+    for (int i = 0; i < 1000; i++)
+    {
+        see({{6, 0, 0, 0, static_cast<std::uint8_t>(i >> 8),
+              static_cast<std::uint8_t>(i)}});
+    }
+    EXPECT_EQ(misses()["unknown"], 10);
+    EXPECT_EQ(misses()["limited"], 990);
+    EXPECT_EQ(fabric.looked, 10U);
+    // Not even the right one, for the moment.
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    now += 1s;
+    see(of(1));
+    EXPECT_TRUE(port().isOpen());
+}
+
+TEST_F(SwitchPort, ReportsManyMissesTogether)
+{
+    for (int i = 0; i < 100; i++)
+    {
+        see(stranger);
+    }
+    EXPECT_EQ(reports.size(), 1U);
+    now += 11s;
+    port().tick(now);
+    EXPECT_EQ(reports.size(), 2U);
+    now += 11s;
+    port().tick(now);
+    EXPECT_EQ(reports.size(), 2U);
+    EXPECT_FALSE(port().nextDue(now));
+}
+
+TEST_F(SwitchPort, AnAddressOfAnotherPortIsNoCandidate)
+{
+    fabric.others = of(1);
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(misses()["unknown"], 1);
+}
+
+TEST_F(SwitchPort, HidesAddressesThatAreNotLeased)
+{
+    auto holds = [](const std::vector<MacAddress>& all, const MacAddress& one) {
+        return std::find(all.begin(), all.end(), one) != all.end();
+    };
+    EXPECT_TRUE(holds(port().guarded().hidden, of(1)));
+    EXPECT_TRUE(holds(port().guarded().expected, of(1)));
+    see(of(1));
+    EXPECT_FALSE(holds(port().guarded().hidden, of(1)));
+    EXPECT_TRUE(holds(port().guarded().expected, of(1)));
+    EXPECT_TRUE(holds(port().guarded().hidden, of(2)));
+    port().cutByHost(now); // the answer has to get out
+    EXPECT_FALSE(holds(port().guarded().hidden, of(1)));
+    now += 3s;
+    port().tick(now);
+    EXPECT_TRUE(holds(port().guarded().hidden, of(1)));
+}
+
+/** In the place of a TPM's: the proof is the number of the start. */
+class CountingVerifier : public ProofVerifier
+{
+  public:
+    Evidence verify(const Claim& claim, ByteView proof) const override
+    {
+        EXPECT_EQ(claim.port, "boot0");
+        if (proof.size() != 1)
+        {
+            throw Refused("proof", "is none");
+        }
+        return {proof[0]};
+    }
+};
+
+TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+{
+    settings.verifier = [](const std::string&) {
+        return std::make_unique<CountingVerifier>();
+    };
+    Enrolment enrolment;
+    enrolment.host = "host";
+    enrolment.method = Method::quote;
+    enrolment.key = "any";
+    port().enroll(enrolment);
+    const MacAddress self{{6, 0, 0, 0, 0, 1}};
+    auto send = [&](quarantine::Message message) {
+        now += 1s;
+        fabric.sent.clear();
+        port().frame({quarantine::write(
+                          {quarantine::agentAddress, self, std::move(message)}),
+                      false},
+                     now);
+        EXPECT_EQ(fabric.sent.size(), 1U);
+        return quarantine::parse(fabric.sent.at(0)).message;
+    };
+    auto prove = [&](Bytes proof) {
+        auto challenge =
+            std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+        return std::get<quarantine::Verdict>(
+                   send(quarantine::Proof{challenge.nonce, std::move(proof)}))
+            .open;
+    };
+    EXPECT_FALSE(prove({}));
+    EXPECT_TRUE(prove({7}));
+    EXPECT_TRUE(prove({7}));
+    EXPECT_TRUE(port().isOpen());
+    EXPECT_FALSE(prove({8}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
+    EXPECT_TRUE(prove({8}));
+    // A challenge that is too old.
+    auto challenge = std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    now += 5s;
+    EXPECT_FALSE(std::get<quarantine::Verdict>(
+                     send(quarantine::Proof{challenge.nonce, {8}}))
+                     .open);
+}
+
+TEST_F(SwitchPort, EnrolmentsAreCheckedAsOutsideInput)
+{
+    auto refused = [](const Json& json) {
+        try
+        {
+            parseEnrolment(json, "test");
+        }
+        catch (const Refused&)
+        {
+            return true;
+        }
+        return false;
+    };
+    std::string hex(64, 'a');
+    Json good = {{"host", "h"}, {"method", "mac96"}, {"root", hex}};
+    EXPECT_FALSE(refused(good));
+    for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
+             {"method", "mac48"},
+             {"root", "aa"},
+             {"root", nullptr},
+             {"epoch", -1},
+             {"epoch", 1ULL << 63},
+             {"more", 1},
+             {"host", 7},
+             {"address", "01:00:00:00:00:01"},
+             {"method", "quote"}})
+    {
+        Json changed = good;
+        changed[key] = value;
+        EXPECT_TRUE(refused(changed)) << key << dumpJson(value);
+    }
+}
+
+/** The calls of boot hosts. */
+class SwitchCalls : public ::testing::Test
+{
+  protected:
+    SwitchCalls()
+    {
+        HostCalls calls;
+        calls.status = [this](const std::string& host) { return known(host); };
+        calls.cut = [this](const std::string& host) { return known(host); };
+        calls.rotate = [this](const std::string& host, const Secret& root) {
+            rotated = toHex(root.view());
+            return known(host);
+        };
+        handler = makeHandler(calls, "1");
+    }
+
+    static Json known(const std::string& host)
+    {
+        if (host != "boot1")
+        {
+            throw NoSuchPort("none");
+        }
+        return {{"port", "p"}, {"state", "cut-off"}, {"epoch", 4}};
+    }
+
+    std::string call(const std::string& method, const std::string& what,
+                     const std::string& body, const std::string& who = "boot1")
+    try
+    {
+        auto exchange = handler({method, {"v1", what}, {who, "airlock-bootd"}});
+        exchange->receive(
+            {reinterpret_cast<const std::uint8_t*>(body.data()), body.size()});
+        return dumpJson(parseJson(exchange->finish().body, "answer"));
+    }
+    catch (const http::Problem& problem)
+    {
+        return std::to_string(problem.status());
+    }
+    catch (const Refused&)
+    {
+        return "400";
+    }
+
+    http::Handler handler;
+    std::string rotated;
+};
+
+TEST_F(SwitchCalls, AnswerOrRefuse)
+{
+    std::string nonce(64, 'b');
+    EXPECT_EQ(call("POST", "cut", "{\"nonce\":\"" + nonce + "\"}"),
+              "{\"epoch\":4,\"nonce\":\"" + nonce +
+                  "\",\"port\":\"p\",\"state\":\"cut-off\"}");
+    EXPECT_EQ(call("POST", "cut", "{\"nonce\":\"" + nonce + "\"}", "boot2"),
+              "404");
+    EXPECT_EQ(call("POST", "cut", "{}"), "400");
+    EXPECT_EQ(call("POST", "cut", "{\"nonce\":\"b\"}"), "400");
+    EXPECT_EQ(
+        call("POST", "cut", "{\"nonce\":\"" + nonce + "\",\"port\":\"x\"}"),
+        "400");
+    EXPECT_EQ(call("POST", "cut", std::string(100000, ' ')), "400");
+    EXPECT_EQ(call("GET", "cut", ""), "405");
+    EXPECT_EQ(call("GET", "ports", ""), "404");
+    EXPECT_EQ(call("GET", "health", ""), "{\"version\":\"1\"}");
+    call("POST", "rotate", "{\"root\":\"" + nonce + "\"}");
+    EXPECT_EQ(rotated, nonce);
+    EXPECT_EQ(call("POST", "rotate", "{\"root\":\"00\"}"), "400");
+}
+
+} // namespace
+} // namespace airlock::sw
