@@ -238,9 +238,16 @@ BootVm::BootVm(const Qemu& qemu, const GuestSpec& spec,
 }
 
 void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout,
-                        const Tick& tick)
+                        const Tick& userTick)
 {
     Deadline deadline(timeout);
+    const Tick tick = [this, &userTick] {
+        requireRunning();
+        if (userTick)
+        {
+            userTick();
+        }
+    };
     if (const auto* serial = std::get_if<BootedSerial>(&policy))
     {
         machine_.waitForRegex(machine_.serial(), serial->expression, deadline,
@@ -267,6 +274,19 @@ void BootVm::waitBooted(const BootedPolicy& policy, Milliseconds timeout,
         GuestShell shell(machine_);
         shell.waitPrompt(deadline.left(), tick);
         shell.checkDisk(deadline.left());
+    }
+}
+
+/** QEMU stops a guest by itself when a disk is full; idle vCPUs would then be
+ * taken for a guest that is up. */
+void BootVm::requireRunning()
+{
+    Json answer = machine_.qmp().execute("query-status");
+    JsonField status(answer, "query-status");
+    if (!status.at("running").boolean())
+    {
+        throw machine_.withLog("the boot machine has stopped the guest (" +
+                               printable(status.at("status").string()) + ")");
     }
 }
 

@@ -86,6 +86,8 @@ class BootVm
     BootedGuest end();
 
   private:
+    void requireRunning();
+
     GuestSpec spec_;
     Machine machine_;
     UniqueFd state_;
