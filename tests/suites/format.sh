@@ -46,8 +46,9 @@ private_names() {
     printf '(deb|security|snapshot|ftp)[a-z.]*\\.%s' "${domain:-*}"
     configured_sources | sed -nE 's|^[a-z+]+://([^/ ]+).*|\1|p' | sort -u |
         while read -r host; do printf '|%s' "${host//./\\.}"; done
-    printf '|%s/|%s/|(^|[^A-Za-z0-9_}])/tmp/[A-Za-z0-9_-]+/|/home/[a-z]' "$top" \
-        "$(realpath -m "$AIRLOCK_BUILD")"
+    # A path starts where no name goes before it: /a/b/ has no /b/ in it.
+    printf '|(^|[^A-Za-z0-9_.*}-])(%s/|%s/|/tmp/[A-Za-z0-9_-]+/|/home/[a-z])' \
+        "$top" "$(realpath -m "$AIRLOCK_BUILD")"
 }
 
 # complain STATUS COMMAND...: what COMMAND says goes to $complaints. A command
