@@ -279,13 +279,7 @@ int runDaemon(int argc, const char* const* argv)
     ::prctl(PR_SET_DUMPABLE, 0);
     try
     {
-        std::vector<std::string> warnings;
-        Config config = readConfig(file, warnings);
-        for (const std::string& warning : warnings)
-        {
-            log::warning("The configuration has a key that is not known",
-                         {{"WHERE", warning}});
-        }
+        Config config = readConfig(file);
         if (checkOnly)
         {
             checkConfig(config);

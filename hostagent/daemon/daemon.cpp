@@ -1,6 +1,7 @@
 #include "hostagent/daemon/daemon.hpp"
 
 #include "common/log.hpp"
+#include "common/stop_signals.hpp"
 #include "hostagent/agent/agent.hpp"
 #include "hostagent/control/server.hpp"
 #include "hostagent/daemon/metrics.hpp"
@@ -24,40 +25,6 @@ constexpr std::chrono::seconds lookEvery{15};
 
 /** To find changes of state in the journal; listed in airlock-hostd(8). */
 constexpr const char* stateId = "5d0c3f1e6a9b4f5c8f27d1b4907e2a63";
-
-/** SIGTERM and SIGINT, taken by a thread that waits for them: blocked in all
- * others, so this has to be made before any of them. */
-class StopSignals
-{
-  public:
-    StopSignals()
-    {
-        sigemptyset(&set_);
-        sigaddset(&set_, SIGTERM);
-        sigaddset(&set_, SIGINT);
-        sigaddset(&set_, SIGUSR2); // ours, to end the wait
-        pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-        thread_ = std::thread([this] {
-            int number = 0;
-            sigwait(&set_, &number);
-            source_.request_stop();
-        });
-    }
-    StopSignals(const StopSignals&) = delete;
-    StopSignals& operator=(const StopSignals&) = delete;
-    ~StopSignals()
-    {
-        pthread_kill(thread_.native_handle(), SIGUSR2);
-        thread_.join();
-    }
-
-    std::stop_token token() const { return source_.get_token(); }
-
-  private:
-    sigset_t set_{};
-    std::stop_source source_;
-    std::thread thread_;
-};
 
 std::vector<log::Field> fieldsOf(const VmRecord& record)
 {

@@ -22,11 +22,6 @@ bool isState(const std::string& word)
         allStates, [&](State state) { return toString(state) == word; });
 }
 
-StatusPage jsonPage(unsigned status, const Json& body)
-{
-    return {status, "application/json", dumpJson(body) + "\n"};
-}
-
 } // namespace
 
 HostMetrics::HostMetrics(Store& store, const ServerPool& servers,
@@ -194,39 +189,14 @@ void HostMetrics::alerted(const Alert& alert)
     alerts_.add({{"what", alert.what}});
 }
 
-StatusPage HostMetrics::health()
-{
-    Json reasons = Json::array();
-    bool connected = connected_();
-    if (!connected)
-    {
-        reasons.push_back("libvirt is not connected");
-    }
-    std::string trouble = storeCheck_.trouble();
-    if (!trouble.empty())
-    {
-        reasons.push_back(trouble);
-    }
-    bool well = reasons.empty();
-    return jsonPage(well ? 200 : 503, {{"status", well ? "ok" : "failing"},
-                                       {"version", AIRLOCK_VERSION},
-                                       {"libvirt", connected},
-                                       {"store", trouble.empty()},
-                                       {"reasons", reasons}});
-}
-
 StatusPage HostMetrics::page(const std::string& path)
 {
-    if (path == "/metrics")
-    {
-        return {200, metrics::contentType, registry_.text()};
-    }
-    if (path == "/health")
-    {
-        return health();
-    }
-    return {404, "text/plain; charset=utf-8",
-            "there are /metrics and /health\n"};
+    return daemonPage(path, registry_, AIRLOCK_VERSION, [this] {
+        return std::vector<HealthPart>{
+            {"libvirt", connected_() ? "" : "libvirt is not connected"},
+            {"store", storeCheck_.trouble()},
+        };
+    });
 }
 
 } // namespace airlock::host
