@@ -276,6 +276,7 @@ Cycle::Next Cycle::choose()
         std::chrono::system_clock::now());
     change.openJob = job;
     seconds_.clear();
+    figures_.clear();
     enter(State::exporting, change);
     context_.servers.started(server);
     return Next::goOn;
@@ -451,6 +452,7 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
         throwErrno("cannot sync " + part.string());
     }
     std::filesystem::rename(part, deltaFile(disk));
+    figures_[fmt::format("disk-{}-delta-bytes", disk)] = expected.bytes;
 }
 
 Cycle::Next Cycle::fetchDeltas()
@@ -507,6 +509,9 @@ try
     {
         seconds_["hand-over: " + step.name] = step.seconds;
     }
+    figures_["sections-kept"] = report.kept.size();
+    figures_["sections-dropped"] = report.dropped.size();
+    figures_["memory-bytes"] = report.memory.bytes();
     enter(State::applying);
     return apply();
 }
@@ -620,7 +625,7 @@ void Cycle::closeJob(Change& change, const std::string& result) const
 {
     if (!record_.jobId.empty())
     {
-        change.closeJob = JobEnd{record_.jobId, result, seconds_};
+        change.closeJob = JobEnd{record_.jobId, result, seconds_, figures_};
         change.closeJob->seconds[std::string(toString(record_.state))] =
             secondsInState();
         change.jobId = "";

@@ -127,6 +127,7 @@ class Cycle
     VmRecord record_;
     std::optional<boot::JobStatus> status_;
     std::map<std::string, double> seconds_;
+    Figures figures_;
 };
 
 } // namespace airlock::host

@@ -68,6 +68,22 @@ std::map<std::string, double> secondsFromText(const std::string& text)
     return out;
 }
 
+std::string figuresToText(const Figures& figures)
+{
+    return dumpJson(Json(figures));
+}
+
+Figures figuresFromText(const std::string& text)
+{
+    Json json = parseJson(text, "jobs.figures");
+    Figures out;
+    for (const auto& [name, value] : json.items())
+    {
+        out[name] = JsonField(value, "jobs.figures").u64();
+    }
+    return out;
+}
+
 constexpr const char* vmColumns =
     "uuid, name, state, generation, job_id, boot_server, attempts, since, "
     "reason, nonce";
@@ -90,7 +106,7 @@ VmRecord readVm(SQLite::Statement& row)
 
 constexpr const char* jobColumns =
     "id, uuid, name, tenant, generation, server, started, ended, result, "
-    "seconds";
+    "seconds, figures";
 
 JobRecord readJob(SQLite::Statement& row)
 {
@@ -108,6 +124,7 @@ JobRecord readJob(SQLite::Statement& row)
     }
     job.result = row.getColumn(8).getString();
     job.seconds = secondsFromText(row.getColumn(9).getString());
+    job.figures = figuresFromText(row.getColumn(10).getString());
     return job;
 }
 
@@ -481,8 +498,9 @@ class Store::Impl
             const JobEnd& end = *change.closeJob;
             int closed =
                 run("UPDATE jobs SET ended = ?, result = ?, "
-                    "seconds = ? WHERE id = ? AND ended IS NULL",
-                    now(), end.result, secondsToText(end.seconds), end.id);
+                    "seconds = ?, figures = ? WHERE id = ? AND ended IS NULL",
+                    now(), end.result, secondsToText(end.seconds),
+                    figuresToText(end.figures), end.id);
             if (closed != 1)
             {
                 throw Error("no job " + printable(end.id) + " is open");

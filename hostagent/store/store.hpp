@@ -81,6 +81,10 @@ struct VmRecord
     std::map<std::string, Timestamp> marks;
 };
 
+/** What a job moved, by name: "memory-bytes", "disk-0-delta-bytes",
+ * "sections-kept"; listed in airlockctl(1). */
+using Figures = std::map<std::string, std::uint64_t>;
+
 /** A job in the history, open while `ended` is missing. */
 struct JobRecord
 {
@@ -94,6 +98,7 @@ struct JobRecord
     std::optional<Timestamp> ended;
     std::string result; ///< "done", or a word and a reason; empty while open
     std::map<std::string, double> seconds; ///< by stage
+    Figures figures;
 };
 
 struct JobEnd
@@ -101,6 +106,7 @@ struct JobEnd
     std::string id;
     std::string result;
     std::map<std::string, double> seconds;
+    Figures figures;
 };
 
 /** What changes together with a state. What is missing stays as it is. */

@@ -295,8 +295,10 @@ TEST_F(StoreTest, JobHistoryCanBeQueried)
     store.transition(bert, State::running, State::trapped, change);
     time = 1200;
     change = {};
-    change.closeJob =
-        JobEnd{"j1", "failed: time-out", {{"exporting", 1.5}, {"booting", 90}}};
+    change.closeJob = JobEnd{"j1",
+                             "failed: time-out",
+                             {{"exporting", 1.5}, {"booting", 90}},
+                             {{"memory-bytes", 1ULL << 40}}};
     change.openJob = job("j3");
     change.openJob->server = "boot2";
     store.transition(anna, State::trapped, State::retrying, change);
@@ -338,6 +340,8 @@ TEST_F(StoreTest, JobHistoryCanBeQueried)
     EXPECT_EQ(closed.started, at(1000));
     EXPECT_EQ(closed.ended, at(1200));
     EXPECT_EQ(closed.seconds.at("booting"), 90);
+    EXPECT_EQ(closed.figures.at("memory-bytes"), 1ULL << 40);
+    EXPECT_TRUE(store.job("j2").value().figures.empty());
     EXPECT_EQ(store.pruneJobs(at(1200)), 0U);
     EXPECT_EQ(store.pruneJobs(at(1201)), 1U);
     EXPECT_THAT(ids({}), ElementsAre("j3", "j2"));

@@ -62,13 +62,18 @@ void addVm(Table& table, const JsonField& vm)
                textAt(vm, "boot_server"), textAt(vm, "reason")});
 }
 
-/** Seconds of all stages together. */
+/** Seconds of the host agent's stages together; those of the boot server are
+ * within "booting". */
 std::string total(const JsonField& seconds)
 {
     double sum = 0;
     for (const auto& [stage, value] : seconds.json().items())
     {
-        sum += JsonField(value, "seconds").number();
+        bool outer = std::ranges::any_of(
+            host::allStates, [&stage = stage](host::State state) {
+                return host::toString(state) == stage;
+            });
+        sum += outer ? JsonField(value, "seconds").number() : 0;
     }
     return sum > 0 ? fmt::format("{:.1f}", sum) : "";
 }
