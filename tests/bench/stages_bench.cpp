@@ -11,8 +11,8 @@
  */
 #include "common/error.hpp"
 #include "common/table.hpp"
-#include "libvirt_rig.hpp"
 #include "paired.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fmt/format.h>
 
@@ -26,8 +26,8 @@ namespace
 {
 
 using Clock = std::chrono::steady_clock;
-using test::DomainCase;
-using test::HostRig;
+using rig::DomainCase;
+using rig::HostRig;
 
 constexpr Milliseconds bootTime = std::chrono::minutes(6);
 /** While a guest boots it is asked so often whether it answers. */
@@ -37,8 +37,8 @@ constexpr Milliseconds patience{300};
 class Guest
 {
   public:
-    Guest(const test::GuestCase& guest, bool plain)
-        : rig_({domainOf(guest, plain)}, {"", "", !plain})
+    Guest(const rig::GuestCase& guest, bool plain)
+        : rig_({domainOf(guest, plain)}, settingsOf(plain))
     {
         rig_.guest().start();
         bootId_ = rig_.guest().waitOtherLife("", bootTime);
@@ -66,11 +66,18 @@ class Guest
     }
 
   private:
-    static DomainCase domainOf(const test::GuestCase& guest, bool plain)
+    static DomainCase domainOf(const rig::GuestCase& guest, bool plain)
     {
         DomainCase out;
         out.guest = guest;
         out.plain = plain;
+        return out;
+    }
+
+    static rig::RigSettings settingsOf(bool plain)
+    {
+        rig::RigSettings out;
+        out.daemons = !plain;
         return out;
     }
 
@@ -109,7 +116,7 @@ void printStages(const std::map<std::string, double>& mean, double whole)
     std::fflush(stdout);
 }
 
-Json measure(const Options& options, const test::GuestCase& guest)
+Json measure(const Options& options, const rig::GuestCase& guest)
 {
     fmt::print("Debian 12, {} kernel, {} vCPUs, {} MiB\n", guest.kernel,
                guest.vcpus, guest.memory >> 20);

@@ -1,7 +1,7 @@
 /** A libvirt domain that lives on the production machine: what operators do
  * with domains, and what comes of it. */
 #include "common/error.hpp"
-#include "libvirt_rig.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,6 +15,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 
