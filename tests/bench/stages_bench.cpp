@@ -13,10 +13,10 @@
 #include "common/table.hpp"
 #include "paired.hpp"
 #include "tools/rig/host_rig.hpp"
+#include "tools/rig/job_stages.hpp"
 
 #include <fmt/format.h>
 
-#include <array>
 #include <chrono>
 #include <cstdio>
 
@@ -85,28 +85,20 @@ class Guest
     std::string bootId_;
 };
 
-/** In the order in which they come; those within another one are indented. */
-constexpr std::array stageOrder = {
-    "trapped",   "exporting", "booting",  "  queue",  "  copy",
-    "  start",   "  boot",    "  save",   "  memory", "  digest",
-    "returning", "admitting", "applying",
-};
-
 void printStages(const std::map<std::string, double>& mean, double whole)
 {
     Table table({{"stage"},
                  {"seconds", Table::Align::right},
                  {"share", Table::Align::right}});
     double listed = 0;
-    for (const char* title : stageOrder)
+    for (const rig::JobStage& stage : rig::jobStages)
     {
-        std::string name(title);
-        bool inner = name.front() == ' ';
-        auto found = mean.find(inner ? name.substr(2) : name);
+        auto found = mean.find(stage.name);
         if (found != mean.end())
         {
-            listed += inner ? 0 : found->second;
-            table.row({name, fmt::format("{:.2f}", found->second),
+            listed += stage.depth == 0 ? found->second : 0;
+            table.row({std::string(2 * stage.depth, ' ') + stage.name,
+                       fmt::format("{:.2f}", found->second),
                        fmt::format("{:.1f} %", found->second / whole * 100)});
         }
     }

@@ -161,17 +161,16 @@ void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
 
 void HostRig::startHostd()
 {
-    hostd_.emplace(
-        spawnLogged({(builds_ / "cpp/hostagent/daemon/airlock-hostd").string(),
-                     "--config", (path() / "hostd.toml").string()},
-                    path() / "hostd.log"));
+    hostd_.emplace(spawnLogged({program("hostagent/daemon/airlock-hostd"),
+                                "--config", (path() / "hostd.toml").string()},
+                               path() / "hostd.log"));
 }
 
 void HostRig::startBootd(std::size_t server)
 {
     bootd_.at(server).emplace(
-        spawnLogged({(builds_ / "cpp/bootsrv/airlock-bootd").string(),
-                     "--config", bootName(server, ".toml")},
+        spawnLogged({program("bootsrv/airlock-bootd"), "--config",
+                     bootName(server, ".toml")},
                     bootName(server, ".log")));
 }
 

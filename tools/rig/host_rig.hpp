@@ -67,6 +67,11 @@ class HostRig
     std::string domainState() const { return guests_.front()->state(); }
 
     std::string logs() const;
+    /** One of ours: "tools/airlockctl/airlockctl". */
+    std::string program(const std::string& relative) const
+    {
+        return (builds_ / "cpp" / relative).string();
+    }
     const std::filesystem::path& path() const { return directory_.path(); }
 
   private:
