@@ -22,6 +22,7 @@ namespace
 {
 
 using testing::HasSubstr;
+using testing::StartsWith;
 
 constexpr Milliseconds bootTime = std::chrono::minutes(5);
 constexpr Milliseconds agentTime = std::chrono::minutes(1);
@@ -127,12 +128,10 @@ HostRig* Libvirt::rig_ = nullptr;
 
 TEST_F(Libvirt, IsTheOneThatIsToBeTested)
 {
-    std::string version = rig().libvirt().virsh({"version", "--daemon"});
-    fmt::print("{}", version);
-    if (std::getenv("AIRLOCK_LIBVIRT_ROOT") != nullptr)
-    {
-        EXPECT_THAT(version, HasSubstr("Running against daemon: 11."));
-    }
+    std::string version = rig().libvirt().version();
+    fmt::print("libvirt {}\n", version);
+    bool other = std::getenv("AIRLOCK_LIBVIRT_ROOT") != nullptr;
+    EXPECT_THAT(version, StartsWith(other ? "11." : "9."));
 }
 
 TEST_F(Libvirt, RebootFromInside)

@@ -2,14 +2,11 @@
 
 #include "common/error.hpp"
 #include "common/process.hpp"
-#include "devmodel/vm/boot_vm.hpp"
 #include "devmodel/vm/host_network.hpp"
 #include "devmodel/vm/kvm_probe.hpp"
-#include "tools/rig/guest_case.hpp"
+#include "tools/rig/boot_survey.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <thread>
@@ -27,7 +24,6 @@ constexpr const char* guestMac = "52:54:00:a1:0c:01";
 constexpr unsigned stepCount = 7;
 
 constexpr Milliseconds waitStep{200};
-constexpr Milliseconds firmwareTime = std::chrono::seconds(60);
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
 constexpr Milliseconds trapTime = std::chrono::minutes(5);
 constexpr Milliseconds bootTime = std::chrono::minutes(15);
@@ -92,13 +88,6 @@ std::string markerWord(std::string name)
 {
     std::replace(name.begin(), name.end(), ' ', '-');
     return name;
-}
-
-bool covers(const std::vector<vm::AddressRange>& ranges, std::uint64_t address)
-{
-    return std::ranges::any_of(ranges, [&](const vm::AddressRange& range) {
-        return range.first <= address && address <= range.last;
-    });
 }
 
 Json surveyToJson(const vm::Survey& survey)
@@ -226,35 +215,14 @@ void Story::startHost()
                " of disk");
 }
 
-/** With an empty disk: its firmware sets it up as it does for a guest, and
- * finds nothing to boot. */
 void Story::surveyBootMachine()
 {
     Step step(style_, title("A look at the full machine"));
-    constexpr std::uint64_t pmTimer = 0x608;
-    std::filesystem::path disk = rig_->path() / "empty.raw";
-    UniqueFd file = openFile(disk, O_RDWR | O_CREAT | O_EXCL, 0600);
-    if (::ftruncate(file.get(), 1 << 20) != 0)
-    {
-        throwErrno("cannot make " + disk.string());
-    }
-    vm::GuestSpec spec = spec_;
-    spec.disks = {{disk, false}};
     vm::BootOptions options;
     options.firmware = options_.firmware;
-    vm::BootVm boot(qemu_.boot, spec, options, rig_->path() / "survey.log");
-    Deadline deadline(firmwareTime);
-    do
-    {
-        if (deadline.passed())
-        {
-            throw TimedOut("the firmware of the boot machine does not set up "
-                           "its power management");
-        }
-        step.note("firmware");
-        std::this_thread::sleep_for(waitStep);
-        outcome_.full = vm::survey(boot.machine().qmp());
-    } while (!covers(outcome_.full.ports, pmTimer));
+    outcome_.full =
+        rig::surveyBootMachine(qemu_.boot, spec_, options, rig_->path(),
+                               [&step] { step.note("firmware"); });
     finish(step, "survey",
            fmt::format("{} devices", outcome_.full.deviceCount()));
 }

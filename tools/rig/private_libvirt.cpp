@@ -131,7 +131,8 @@ void PrivateLibvirt::start()
     {
         try
         {
-            virsh({"version"});
+            // Not "version", which asks the machine's own QEMU.
+            virsh({"list"});
             return;
         }
         catch (const Error& error)
@@ -183,6 +184,20 @@ pid_t PrivateLibvirt::qemu(const std::string& domain) const
 {
     Bytes text = readFile(directory_ / "run/qemu" / (domain + ".pid"), 32);
     return static_cast<pid_t>(std::stol(std::string(text.begin(), text.end())));
+}
+
+std::string PrivateLibvirt::version() const
+{
+    constexpr std::string_view mark = "libvirt version: ";
+    Bytes log = readFile(directory_ / "libvirtd.log", 64U << 20);
+    std::string text(log.begin(), log.end());
+    std::size_t at = text.rfind(mark);
+    if (at == std::string::npos)
+    {
+        throw Error("libvirtd does not say which version it is");
+    }
+    at += mark.size();
+    return text.substr(at, text.find_first_of(",\n", at) - at);
 }
 
 std::string PrivateLibvirt::uri() const

@@ -31,6 +31,8 @@ class PrivateLibvirt
     /** SIGKILL; guests go on running. */
     void kill();
 
+    /** Of the daemon: "9.0.0". */
+    std::string version() const;
     std::string uri() const;
     /** Of the guest's QEMU; Error when it has none. */
     pid_t qemu(const std::string& domain) const;
