@@ -1,5 +1,8 @@
 #include "tests/switch/switch_fixture.hpp"
+#include "tools/switchd/fence.hpp"
 
+#include <fmt/format.h>
+#include <nftables/libnftables.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
@@ -13,6 +16,7 @@ namespace
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 TEST_F(Switch, EachAddressOpensOneLease)
 {
@@ -106,6 +110,92 @@ TEST_F(Switch, ALeaseEndsByItself)
     EXPECT_EQ(status("boot0")["reason"], "the lease has ended");
     EXPECT_FALSE(passes("boot0", address("boot0")));
     EXPECT_THAT(tableOf("boot0"), IsEmpty());
+}
+
+/** The kernel ends leases too, between any two steps of the agent. */
+TEST_F(Switch, APortIsShutWhileTheTimesOfItsLeasesEnd)
+{
+    sw::Fence fence({"boot0", "boot1"}, quarantine::defaultEtherType);
+    fence.install();
+    // They end one after the other: some of them while it shuts.
+    for (std::uint8_t i = 0; i < 200; i++)
+    {
+        fence.open("boot0", {{6, 0, 0, 0, 1, i}}, 1s, false);
+    }
+    EXPECT_NO_THROW(fence.close("boot0"));
+    for (const char* family : {"bridge", "netdev"})
+    {
+        std::string left =
+            runTool({"nft", "list", "set", family, "airlock", "live"});
+        EXPECT_THAT(left, Not(HasSubstr("boot0"))) << family;
+    }
+}
+
+TEST_F(Switch, APortIsShutWhereSomebodyHasRemovedTheTables)
+{
+    startEnrolled();
+    openPort("boot0");
+    openPort("boot1");
+    freeze();
+    runTool({"nft", "flush", "ruleset"});
+    EXPECT_NO_THROW(agent->cut("boot0", "test"));
+    EXPECT_EQ(linkOf("boot0")["operstate"], "UP");
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    EXPECT_FALSE(passes("boot1", address("boot1")));
+    thaw(); // and then it sees that the hooks are missing
+    EXPECT_TRUE(becomes("boot1", "cut-off"));
+    EXPECT_TRUE(eventually([&] { return agent->status()["damage"] == 1; }));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
+}
+
+/** Tables that only their owner may change: nobody can shut anything. */
+class OwnedTables
+{
+  public:
+    OwnedTables() : nft_(nft_ctx_new(NFT_CTX_DEFAULT))
+    {
+        for (const char* family : {"bridge", "netdev"})
+        {
+            run(fmt::format("delete table {} airlock", family));
+            run(fmt::format("add table {} airlock {{ flags owner; }}", family));
+        }
+    }
+    ~OwnedTables() { nft_ctx_free(nft_); } // they go with it
+    OwnedTables(const OwnedTables&) = delete;
+    OwnedTables& operator=(const OwnedTables&) = delete;
+
+  private:
+    void run(const std::string& command)
+    {
+        EXPECT_EQ(nft_run_cmd_from_buffer(nft_, command.c_str()), 0) << command;
+    }
+
+    nft_ctx* nft_;
+};
+
+TEST_F(Switch, APortThatCannotBeShutIsDownUntilItCan)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    openPort("boot0");
+    auto told = [&](const std::string& what) {
+        std::lock_guard lock(mutex);
+        return std::ranges::any_of(
+            events, [&](const Json& event) { return event["what"] == what; });
+    };
+    {
+        OwnedTables owned;
+        EXPECT_TRUE(eventually([&] {
+            return told("a link was taken down: its port could not be shut");
+        }));
+        EXPECT_EQ(linkOf("boot0")["operstate"], "DOWN");
+        EXPECT_EQ(status("boot0")["link"], "down");
+    }
+    EXPECT_TRUE(eventually([&] { return status("boot0")["link"] == "up"; }));
+    EXPECT_TRUE(told("a link was taken up again: its port is shut"));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
 }
 
 TEST_F(Switch, HellosRenewALease)

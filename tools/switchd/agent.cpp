@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <utility>
 
 namespace airlock::sw
 {
@@ -56,6 +57,7 @@ struct Port
     std::unique_ptr<PortSocket> socket;
     std::optional<MacAddress> admitted; ///< in the forwarding table
     bool broadcast = false;             ///< flooded to it at the moment
+    bool takenDown = false;             ///< by us: it could not be shut
 
     PortFlags flags() const
     {
@@ -433,6 +435,7 @@ class SwitchAgent::Impl : public Fabric
         port.link.reset();
         port.socket.reset();
         port.admitted.reset();
+        port.takenDown = false;
         port.agent->cut("it left the bridge");
     }
 
@@ -443,6 +446,7 @@ class SwitchAgent::Impl : public Fabric
         port.link = link;
         if (fresh)
         {
+            port.takenDown = false;
             port.socket =
                 std::make_unique<PortSocket>(link.index, settings_.etherType);
             attach(link.name);
@@ -499,10 +503,11 @@ class SwitchAgent::Impl : public Fabric
     void checkAll()
     {
         reconcile({});
-        if (!fence_.intact(attached_))
+        if (fenceLost_ || !fence_.intact(attached_))
         {
             damaged("the nftables rules are not as they were made");
             fence_.install();
+            fenceLost_ = false;
             for (auto& [name, port] : ports_)
             {
                 if (port.link)
@@ -631,7 +636,7 @@ class SwitchAgent::Impl : public Fabric
                     (errors.empty() ? "" : "; ") + std::string(error.what());
             }
         };
-        attempt([&] { fence_.close(name); });
+        attempt([&] { shutFence(name); });
         port.broadcast = false;
         port.admitted.reset();
         if (port.link && bridge_)
@@ -641,12 +646,53 @@ class SwitchAgent::Impl : public Fabric
         }
         if (!errors.empty())
         {
-            if (port.link)
-            {
-                attempt([&] { netlink_.setDown(*port.link); });
-            }
+            attempt([&] { takeDown(port); });
             throw Error(errors);
         }
+        takeUpAgain(port);
+    }
+
+    /** Where somebody else has removed the tables, new ones hold everything
+     * shut, the other ports too. */
+    void shutFence(const std::string& name)
+    try
+    {
+        fence_.close(name);
+    }
+    catch (const Error&)
+    {
+        fence_.install();
+        fenceLost_ = true;
+        nextCheck_ = now();
+    }
+
+    /** The last resort. */
+    void takeDown(Port& port)
+    {
+        if (!port.link)
+        {
+            return;
+        }
+        netlink_.setUp(*port.link, false);
+        if (port.link->up && !std::exchange(port.takenDown, true))
+        {
+            tell(log::Level::error,
+                 "a link was taken down: its port could not be shut",
+                 {{"PORT", port.options.name}});
+        }
+    }
+
+    /** Only what takeDown() took down. */
+    void takeUpAgain(Port& port)
+    {
+        if (!port.takenDown || !port.link)
+        {
+            return;
+        }
+        netlink_.setUp(*port.link, true);
+        port.takenDown = false;
+        tell(log::Level::notice, "a link was taken up again: its port is shut",
+             {{"PORT", port.options.name}});
     }
 
     /** Removes all addresses of a port, also those that others added. */
@@ -740,6 +786,7 @@ class SwitchAgent::Impl : public Fabric
     std::map<int, std::string> members_; ///< interfaces of the bridge
     std::map<std::string, Port> ports_;
     std::set<std::string> attached_; ///< ports with hooks of their own
+    bool fenceLost_ = false;         ///< made anew, but for the ports' hooks
     std::uint64_t damage_ = 0;
     TimePoint nextCheck_ = now();
 };

@@ -360,6 +360,7 @@ bool PortAgent::open(const MacAddress& address, std::uint64_t epoch,
                      std::uint64_t bootCount, TimePoint now)
 try
 {
+    requireClosed(); // what is left of the last lease
     if (epoch != 0)
     {
         useUp(epoch); // first of all: it opens one lease only
