@@ -417,6 +417,29 @@ TEST_F(Switch, ARotatedRootReplacesTheOldOne)
     EXPECT_EQ(status("boot0")["misses"]["unknown"], 1);
 }
 
+TEST_F(Switch, ALeaseThatOpensDuringADrainLasts)
+{
+    settings.checkEvery = 20ms;
+    startEnrolled();
+    openPort("boot0");
+    agent->rotateByHost("host-boot0", rootOf(9));
+    rig.through("boot0", hello(Method::mac96, 9, 1));
+    ASSERT_TRUE(becomes("boot0", "open"));
+    // Checks go by the ports' names: each of these was of boot0 before.
+    for (std::uint64_t damage = 1; damage < 4; damage++)
+    {
+        runTool({"bridge", "fdb", "add", stranger.text(), "dev", "boot1",
+                 "master", "static"});
+        EXPECT_TRUE(
+            eventually([&] { return agent->status()["damage"] == damage; }));
+        EXPECT_TRUE(eventually([&] { return tableOf("boot1").empty(); }));
+    }
+    EXPECT_EQ(state("boot0"), "open");
+    auto table = tableOf("boot0");
+    ASSERT_EQ(table.size(), 1U);
+    EXPECT_EQ(table[0]["mac"], epoch::hostAddress(rootOf(9), 1).text());
+}
+
 TEST_F(Switch, SecretAddressesAreNotTold)
 {
     startEnrolled();

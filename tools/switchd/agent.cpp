@@ -597,6 +597,10 @@ class SwitchAgent::Impl : public Fabric
         }
         if (port.admitted != address)
         {
+            if (port.admitted) // of a lease whose last answer is on its way
+            {
+                netlink_.removeFdb(*port.link, *port.admitted);
+            }
             netlink_.addFdb(*port.link, address);
             port.admitted = address;
         }
