@@ -795,6 +795,11 @@ class SwitchAgent::Impl : public Fabric
     TimePoint nextCheck_ = now();
 };
 
+void fenceOff(const AgentSettings& settings)
+{
+    Fence(namesOf(settings), settings.etherType).install();
+}
+
 SwitchAgent::SwitchAgent(const AgentSettings& settings, EventSink events)
     : impl_(std::make_unique<Impl>(settings, std::move(events)))
 {}
