@@ -506,20 +506,25 @@ class SwitchAgent::Impl : public Fabric
         if (fenceLost_ || !fence_.intact(attached_))
         {
             damaged("the nftables rules are not as they were made");
-            fence_.install();
-            fenceLost_ = false;
-            for (auto& [name, port] : ports_)
-            {
-                if (port.link)
-                {
-                    attach(name);
-                }
-            }
+            guarded("the fence cannot be made anew", [&] { makeFenceAnew(); });
             cutAll("its fence was damaged");
         }
         if (bridge_)
         {
             checkTable();
+        }
+    }
+
+    void makeFenceAnew()
+    {
+        fence_.install();
+        fenceLost_ = false;
+        for (auto& [name, port] : ports_)
+        {
+            if (port.link)
+            {
+                attach(name);
+            }
         }
     }
 
