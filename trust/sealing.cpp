@@ -298,13 +298,12 @@ Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
     return UnsealSession(tpm, key, policy).unseal(blob, key);
 }
 
-Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
-                  const std::vector<SignedPolicy>& policies)
+Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing)
 {
     Secret out;
     try
     {
-        out = unseal(tpm, blob, key, policies);
+        out = unsealing();
     }
     catch (const std::exception&)
     {
@@ -313,6 +312,12 @@ Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
     }
     cap(tpm);
     return out;
+}
+
+Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
+                  const std::vector<SignedPolicy>& policies)
+{
+    return unsealOnce(tpm, [&] { return unseal(tpm, blob, key, policies); });
 }
 
 void cap(const Tpm& tpm, unsigned pcr)

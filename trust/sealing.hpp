@@ -3,6 +3,8 @@
 #include "trust/keys.hpp"
 #include "trust/sealed_blob.hpp"
 
+#include <functional>
+
 namespace airlock::trust
 {
 
@@ -24,8 +26,11 @@ class StateNotApproved : public Refused
 Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
               const std::vector<SignedPolicy>& policies);
 
-/** unseal(), and then cap() whether it worked or not: until the next restart
- * nobody gets the secret again, nor the one that did not come out. */
+/** Does what is to be done for a secret, files and all, and then cap() whether
+ * it worked or not: until the next restart nobody gets the secret again, nor
+ * the one that did not come out. */
+Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing);
+/** The same for unseal(). */
 Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
                   const std::vector<SignedPolicy>& policies);
 

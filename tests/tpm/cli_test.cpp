@@ -182,6 +182,29 @@ TEST_F(TpmCommand, SecretFromStandardInput)
         toHex(test::secretOf("by pipe").view()));
 }
 
+TEST_F(TpmCommand, OnceCapsWhateverHappens)
+{
+    approve("clean 1");
+    good(enrollment());
+    good(sealing("blob"));
+    writeFileAtomic(path("no policies"), std::string_view("{"));
+    writeFileAtomic(path("no key"), std::string_view("none"));
+    // A missing blob, one that is not in force, files that are none.
+    std::vector<std::string> badPolicies = unsealing("blob");
+    badPolicies[4] = path("no policies");
+    std::vector<std::string> badKey = unsealing("blob");
+    badKey[2] = path("no key");
+    for (const auto& words :
+         {unsealing("missing"), plus(unsealing("blob"), {"--pinned"}),
+          badPolicies, badKey})
+    {
+        boot("clean 1");
+        EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
+        EXPECT_NE(command(plus(words, {"--once"})).code, kOk);
+        EXPECT_THAT(command(unsealing("blob")).err, HasSubstr("PCR 11: have"));
+    }
+}
+
 TEST_F(TpmCommand, CapShutsIt)
 {
     approve("clean 1");

@@ -95,12 +95,14 @@ Result seal(const Options& options)
 Result unseal(const Options& options)
 {
     const Tpm tpm(options.tcti);
-    const PolicySet policy = policySet(options);
-    const SealedBlob blob =
-        options.pin ? loadPinned(tpm, options.file) : readBlob(options.file);
+    const auto unsealing = [&] {
+        const PolicySet policy = policySet(options);
+        const SealedBlob blob = options.pin ? loadPinned(tpm, options.file)
+                                            : readBlob(options.file);
+        return trust::unseal(tpm, blob, policy.key, policy.policies);
+    };
     const Secret secret =
-        options.once ? unsealOnce(tpm, blob, policy.key, policy.policies)
-                     : trust::unseal(tpm, blob, policy.key, policy.policies);
+        options.once ? unsealOnce(tpm, unsealing) : unsealing();
     return {{{"secret", toHex(secret.view())}},
             {secret.view().begin(), secret.view().end()}};
 }
