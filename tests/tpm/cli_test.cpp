@@ -126,6 +126,13 @@ TEST_F(TpmCommand, WholeLifeOfABootHost)
         path("quote")};
     EXPECT_EQ(command(verify).code, kRefused); // it was capped
     EXPECT_THAT(good(plus(verify, {"--capped"})), HasSubstr("good"));
+    // A quote without PCR 11 shows nothing of the cap.
+    good(with({"quote", "--pcrs", "0,4,7", "--nonce", nonce, "--about",
+               "port 1", "-o", path("partial")}));
+    std::vector<std::string> partial = verify;
+    partial.back() = path("partial");
+    EXPECT_THAT(command(plus(partial, {"--pcrs", "0,4,7", "--capped"})).err,
+                HasSubstr("PCR 11 is not among the values"));
     verify[4] = std::string(64, 'b');
     const Outcome refused = command(plus(verify, {"--capped", "--json"}));
     EXPECT_EQ(refused.code, kRefused);

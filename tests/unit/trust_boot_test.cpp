@@ -1,5 +1,6 @@
 #include "common/file.hpp"
 #include "trust/policy.hpp"
+#include "trust/sealed_blob.hpp"
 #include "trust/uki.hpp"
 
 #include <gmock/gmock.h>
@@ -522,6 +523,7 @@ TEST_F(PolicyTest, FilesAreReadBackAndBadOnesRefused)
           R"([{"op":"replace","path":"/policies/0/generation","value":-1}])",
           R"([{"op":"replace","path":"/policies/0/signature","value":"x"}])",
           R"([{"op":"replace","path":"/policies/0/pcrs","value":{}}])",
+          R"([{"op":"remove","path":"/policies/0/pcrs/11"}])",
           R"([{"op":"add","path":"/policies/0/pcrs/16","value":"00"}])",
           R"([{"op":"add","path":"/policies/0/pcrs/1x","value":"00"}])",
           R"([{"op":"remove","path":"/policies/0/name"}])"})
@@ -534,6 +536,22 @@ TEST_F(PolicyTest, FilesAreReadBackAndBadOnesRefused)
     Json twice = good;
     twice["policies"][0]["pcrs"]["04"] = toHex(Digest{});
     EXPECT_THAT(refusal(twice), HasSubstr("is there twice"));
+}
+
+/** Without PCR 11 a cap changes nothing, neither in the TPM nor in a quote. */
+TEST_F(PolicyTest, EachPolicyCanBeEndedByACap)
+{
+    const PcrValues without = {{4, hashOf("4")}};
+    EXPECT_THAT(errorOf([&] {
+                    SignedPolicy::sign(key, {"image 1", 3, without}, "clean");
+                }),
+                HasSubstr("PCR 11 is missing"));
+    EXPECT_THAT(errorOf([&] { capped(without); }),
+                HasSubstr("PCR 11 is not among the values"));
+    PcrValues with = without;
+    with[11] = hashOf("11");
+    EXPECT_NE(capped(with).at(11), with.at(11));
+    EXPECT_EQ(capped(with).at(4), with.at(4));
 }
 
 TEST_F(PolicyTest, KeysThatATpmDoesNotTakeAreRefused)
