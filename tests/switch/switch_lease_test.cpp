@@ -599,6 +599,22 @@ TEST_F(SwitchQuote, AFreshProofOpensAndRenews)
     EXPECT_EQ(status("boot0")["opened"], 1);
 }
 
+TEST_F(SwitchQuote, ALeaseEndsWhenItsAddressIsSeenAtAnyOtherPort)
+{
+    startQuoting();
+    enroll("boot1", Method::mac96, 8);
+    for (const char* port : {"boot1", "prod0"})
+    {
+        auto challenge = ask(self);
+        ASSERT_TRUE(prove(self, challenge.nonce,
+                          proofFor("boot0", self, challenge.nonce)));
+        rig.through(port, frame(everybody, self, dataType));
+        EXPECT_TRUE(becomes("boot0", "cut-off")) << port;
+        EXPECT_EQ(status("boot0")["reason"],
+                  std::string("its address was seen at ") + port);
+    }
+}
+
 TEST_F(SwitchQuote, ProofsThatDoNotHoldAreRefused)
 {
     settings.challenges = 100;

@@ -754,13 +754,16 @@ class SwitchAgent::Impl : public Fabric
             {
                 continue;
             }
-            if (auto tag = port.agent->tagOf(address))
+            // Of method quote there is nothing secret, and so no tag.
+            auto tag = port.agent->tagOf(address);
+            bool expected = port.agent->expects(address);
+            if (expected)
             {
-                if (port.agent->expects(address))
-                {
-                    port.agent->seenElsewhere(address, name);
-                }
-                return tag;
+                port.agent->seenElsewhere(address, name);
+            }
+            if (tag || expected)
+            {
+                return tag.value_or(address.text());
             }
         }
         return std::nullopt;

@@ -41,8 +41,9 @@ class Fabric
     /** Whether the address is known at another port. */
     virtual bool elsewhere(const std::string& port,
                            const MacAddress& address) = 0;
-    /** An address came in at the port that is none of its own. When it derives
-     * from another port's root, that port is told; gives its tag then. */
+    /** An address came in at the port that is none of its own. When it is
+     * another port's (its lease's, or derived from its root), that port is
+     * told; gives what the address is called in logs then. */
     virtual std::optional<std::string> foreign(const std::string& port,
                                                const MacAddress& address) = 0;
     /** A port's guarded() has changed. */
