@@ -211,6 +211,23 @@ TEST_F(SwitchPort, ALeaseEndsUnlessItIsRenewed)
     EXPECT_EQ(fabric.done.back(), "close");
 }
 
+/** Frames may wait while the agent does something else. */
+TEST_F(SwitchPort, ALeaseThatIsOverIsNotRenewed)
+{
+    settings.lease = 10s;
+    see(of(1));
+    now += 10s;
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
+    EXPECT_EQ(misses()["used"], 1);
+    see(of(2));
+    EXPECT_TRUE(port().isOpen());
+    now += 10s;
+    EXPECT_THROW(port().rotate(Secret::random(), now), Refused);
+    EXPECT_FALSE(fabric.opened);
+}
+
 TEST_F(SwitchPort, RenewingIsNotForEachFrame)
 {
     see(of(1));

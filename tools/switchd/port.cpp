@@ -165,6 +165,7 @@ bool PortAgent::wantsTraffic(TimePoint now) const
 
 void PortAgent::frame(const SeenFrame& frame, TimePoint now)
 {
+    endIfOver(now);
     if (frame.bytes.size() < quarantine::headerBytes)
     {
         miss(&Misses::malformed, {}, now);
@@ -514,6 +515,7 @@ void PortAgent::enroll(const Enrolment& enrolment)
 
 void PortAgent::rotate(const Secret& root, TimePoint now)
 {
+    endIfOver(now);
     if (!lease_)
     {
         throw Refused("not-open", "the port is not open");
@@ -532,12 +534,19 @@ void PortAgent::rotate(const Secret& root, TimePoint now)
     fabric_.guardsChanged();
 }
 
-void PortAgent::tick(TimePoint now)
+/** A lease that is over is over for whatever comes next, whether the clock was
+ * looked at in between or not. */
+void PortAgent::endIfOver(TimePoint now)
 {
     if (lease_ && now >= lease_->ends)
     {
         end("the lease has ended");
     }
+}
+
+void PortAgent::tick(TimePoint now)
+{
+    endIfOver(now);
     if (drain_ && now >= drain_->ends)
     {
         end(std::string(reason_));

@@ -215,6 +215,7 @@ class PortAgent
     void renew(TimePoint now);
     void useUp(std::uint64_t epoch);
     void end(const std::string& why);
+    void endIfOver(TimePoint now);
     void close();
     void requireClosed() const;
 
