@@ -211,6 +211,29 @@ TEST_F(SwitchPort, ALeaseEndsUnlessItIsRenewed)
     EXPECT_EQ(fabric.done.back(), "close");
 }
 
+TEST_F(SwitchPort, TheSameRootAgainMakesNoAddressGoodAgain)
+{
+    see(of(5));
+    port().rotate(root, now);
+    see(of(5));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(misses()["used"], 1);
+    see(of(6));
+    EXPECT_TRUE(port().isOpen());
+    Enrolment again = *port().enrolment();
+    again.epoch = 0;
+    port().enroll(again);
+    see(of(6));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(store.load("boot0")->epoch, 6U);
+    // Another one is counted from the beginning.
+    see(of(7));
+    Secret other = Secret::random();
+    port().rotate(other, now);
+    see(epoch::hostAddress(other, 1));
+    EXPECT_TRUE(port().isOpen());
+}
+
 /** Frames may wait while the agent does something else. */
 TEST_F(SwitchPort, ALeaseThatIsOverIsNotRenewed)
 {

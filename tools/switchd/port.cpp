@@ -500,13 +500,25 @@ void PortAgent::close()
     }
 }
 
-void PortAgent::enroll(const Enrolment& enrolment)
+/** With the root that is in use already, its addresses do not become good
+ * again. */
+void PortAgent::keepUsedUp(Enrolment& fresh) const
+{
+    if (enrolment_ && enrolment_->root && fresh.root &&
+        equalConstantTime(enrolment_->root->view(), fresh.root->view()))
+    {
+        fresh.epoch = std::max(fresh.epoch, enrolment_->epoch);
+    }
+}
+
+void PortAgent::enroll(Enrolment enrolment)
 {
     if (enrolment.method == Method::quote)
     {
         settings_.verifier(enrolment.key);
     }
     cut("the enrolment has changed");
+    keepUsedUp(enrolment);
     store_.save(settings_.name, enrolment);
     enrolment_ = enrolment;
     loadAddresses();
@@ -527,6 +539,7 @@ void PortAgent::rotate(const Secret& root, TimePoint now)
     Enrolment fresh = *enrolment_;
     fresh.root = root;
     fresh.epoch = 0;
+    keepUsedUp(fresh);
     store_.save(settings_.name, fresh);
     cutByHost(now);
     enrolment_ = fresh;

@@ -158,8 +158,9 @@ class PortAgent
      * "not-open" or "no-root" as `where`. */
     void rotate(const Secret& root, TimePoint now);
 
-    /** Replaces the enrolment; ends the lease. */
-    void enroll(const Enrolment& enrolment);
+    /** Replaces the enrolment; ends the lease. What was used up of a root that
+     * stays the same remains so. */
+    void enroll(Enrolment enrolment);
     const std::optional<Enrolment>& enrolment() const { return enrolment_; }
 
     /** What falls due: the end of the lease, of a drain, reports. */
@@ -214,6 +215,7 @@ class PortAgent
               std::uint64_t bootCount, TimePoint now);
     void renew(TimePoint now);
     void useUp(std::uint64_t epoch);
+    void keepUsedUp(Enrolment& fresh) const;
     void end(const std::string& why);
     void endIfOver(TimePoint now);
     void close();
