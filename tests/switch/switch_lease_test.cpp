@@ -439,6 +439,36 @@ TEST_F(Switch, ALeaseThatOpensDuringADrainLasts)
     EXPECT_EQ(table[0]["mac"], epoch::hostAddress(rootOf(9), 1).text());
 }
 
+/** Not even for a moment, while a lease begins or ends. */
+TEST_F(Switch, FramesToALeaseGoNowhereElse)
+{
+    startEnrolled();
+    for (std::uint64_t epoch = 1; epoch <= 8; epoch++)
+    {
+        const Bytes bytes = frame(address("boot0", epoch), prod, dataType);
+        {
+            std::jthread sender([&](const std::stop_token& stop) {
+                while (!stop.stop_requested())
+                {
+                    rig.end("prod0").send(bytes);
+                    std::this_thread::sleep_for(50us);
+                }
+            });
+            rig.end("boot0").send(hello(Method::mac96, 7, epoch));
+            ASSERT_TRUE(becomes("boot0", "open"));
+            epoch % 2 == 0 ? agent->cut("boot0", "test")
+                           : static_cast<void>(agent->cutByHost("host-boot0"));
+        }
+        std::size_t flooded = 0;
+        for (const Caught& caught : rig.end("prod1").take())
+        {
+            flooded += caught.destination() == address("boot0", epoch) ? 1 : 0;
+        }
+        EXPECT_EQ(flooded, 0U) << epoch;
+        rig.settle();
+    }
+}
+
 TEST_F(Switch, SecretAddressesAreNotTold)
 {
     startEnrolled();

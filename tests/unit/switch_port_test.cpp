@@ -29,6 +29,7 @@ class FakeFabric : public Fabric
         check(port);
         onOpen();
         opened = address;
+        hiddenAtOpen = hidden(address);
         done.push_back("open");
     }
     void drain(const std::string& port, const MacAddress&,
@@ -62,9 +63,19 @@ class FakeFabric : public Fabric
         return address == others ? std::optional<std::string>("tag")
                                  : std::nullopt;
     }
-    void guardsChanged() override {}
+    void guardsChanged() override { hides = guarded().hidden; }
+
+    bool hidden(const MacAddress& address) const
+    {
+        return std::ranges::find(hides, address) != hides.end();
+    }
 
     std::function<void()> onOpen = [] {};
+    std::function<PortAgent::Guarded()> guarded = [] {
+        return PortAgent::Guarded();
+    };
+    std::vector<MacAddress> hides;
+    bool hiddenAtOpen = false;
     bool broken = false;
     std::optional<MacAddress> opened;
     std::optional<MacAddress> others;
@@ -232,6 +243,26 @@ TEST_F(SwitchPort, TheSameRootAgainMakesNoAddressGoodAgain)
     port().rotate(other, now);
     see(epoch::hostAddress(other, 1));
     EXPECT_TRUE(port().isOpen());
+}
+
+/** What is neither hidden nor in the forwarding table goes to all ports. */
+TEST_F(SwitchPort, AnAddressIsHiddenUntilTheSwitchKnowsItsPort)
+{
+    port();
+    fabric.guarded = [&] { return port().guarded(); };
+    fabric.guardsChanged();
+    EXPECT_TRUE(fabric.hidden(of(1)));
+    see(of(1));
+    EXPECT_TRUE(fabric.hiddenAtOpen);
+    EXPECT_FALSE(fabric.hidden(of(1)));
+    // Opening makes the switch forget what drains: that is hidden before.
+    port().cutByHost(now);
+    EXPECT_FALSE(fabric.hidden(of(1)));
+    bool wasHidden = false;
+    fabric.onOpen = [&] { wasHidden = fabric.hidden(of(1)); };
+    see(of(2));
+    EXPECT_TRUE(port().isOpen());
+    EXPECT_TRUE(wasHidden);
 }
 
 /** Frames may wait while the agent does something else. */

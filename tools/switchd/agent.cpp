@@ -646,6 +646,7 @@ class SwitchAgent::Impl : public Fabric
             }
         };
         attempt([&] { shutFence(name); });
+        attempt([&] { guardsChanged(); });
         port.broadcast = false;
         port.admitted.reset();
         if (port.link && bridge_)

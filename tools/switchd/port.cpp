@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace airlock::sw
 {
@@ -366,10 +367,15 @@ try
     {
         useUp(epoch); // first of all: it opens one lease only
     }
-    drain_.reset();
+    if (std::exchange(drain_, std::nullopt))
+    {
+        fabric_.guardsChanged(); // hides what the switch is about to forget
+    }
     lease_ = Lease{address, epoch, bootCount, now + settings_.lease};
-    fabric_.guardsChanged();
     fabric_.open(settings_.name, address, settings_.lease);
+    // Only now that the switch knows where it is: frames to an address that is
+    // neither hidden nor known go everywhere.
+    fabric_.guardsChanged();
     opened_++;
     report(log::Level::notice, "a port was opened",
            {{"ADDRESS", nameOf(address)}, {"EPOCH", std::to_string(epoch)}});
@@ -490,7 +496,6 @@ void PortAgent::close()
     {
         fabric_.close(settings_.name);
         unclosed_ = false;
-        fabric_.guardsChanged();
     }
     catch (const Error& error)
     {

@@ -34,7 +34,8 @@ class Fabric
      * still goes out for this time. */
     virtual void drain(const std::string& port, const MacAddress& address,
                        std::chrono::seconds time) = 0;
-    /** Nothing in, nothing out. */
+    /** Nothing in, nothing out. Takes up the port's guarded() before it forgets
+     * where the address was: frames to it would go everywhere. */
     virtual void close(const std::string& port) = 0;
     /** Sends a frame of the agent's out of the port. */
     virtual void send(const std::string& port, ByteView frame) = 0;
