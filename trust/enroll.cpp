@@ -101,7 +101,8 @@ Authorizations readAuthorizations(const Tpm& tpm,
 
 SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
                        const PolicySet& policy, const Secret& owner,
-                       const Secret& secret)
+                       const Secret& secret,
+                       std::optional<ByteView> storageName)
 {
     // What was interrupted may have left the one in force there; else what is
     // there was never noted, and is of no use.
@@ -109,11 +110,21 @@ SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
     {
         moveOver(nextTo(path), path);
     }
-    SealedBlob blob = seal(tpm, policy.key, policy.ref, secret);
+    SealedBlob blob = seal(tpm, policy.key, policy.ref, secret, storageName);
     writeBlob(nextTo(path), blob);
     pin(tpm, owner, blob);
     moveOver(nextTo(path), path);
     return blob;
+}
+
+Machine readMachineFile(const std::filesystem::path& directory)
+{
+    constexpr std::size_t most = 64U << 10;
+    const Bytes text = readFile(directory / machineFile, most);
+    const Json document =
+        parseJson({reinterpret_cast<const char*>(text.data()), text.size()},
+                  machineFile, {most, 4});
+    return Machine::parse(JsonField(document, machineFile));
 }
 
 SealedBlob loadPinned(const Tpm& tpm, const std::filesystem::path& path)

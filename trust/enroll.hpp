@@ -3,6 +3,7 @@
 #include "trust/sealing.hpp"
 
 #include <filesystem>
+#include <optional>
 
 namespace airlock::trust
 {
@@ -35,10 +36,15 @@ Authorizations readAuthorizations(const Tpm& tpm,
 
 /** Seals and puts the blob into force, in an order that a power cut cannot
  * spoil: the new blob is on the disk beside the old one, then the TPM notes it,
- * then the old one goes. At each moment loadPinned() finds the one in force. */
+ * then the old one goes. At each moment loadPinned() finds the one in force.
+ * `storageName` as in seal(). */
 SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
                        const PolicySet& policy, const Secret& owner,
-                       const Secret& secret);
+                       const Secret& secret,
+                       std::optional<ByteView> storageName = std::nullopt);
+
+/** The machine.json that enrollMachine() left. */
+Machine readMachineFile(const std::filesystem::path& directory);
 
 /** The blob in force: the file, or the one beside it that was not renamed yet.
  * Refused when neither is. */

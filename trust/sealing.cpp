@@ -213,13 +213,13 @@ void requireKey(const SealedBlob& blob, const PolicyKey& key)
 } // namespace
 
 SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
-                const Secret& secret)
+                const Secret& secret, std::optional<ByteView> storageName)
 {
     if (secret.empty() || secret.size() > SealedBlob::maxSecret)
     {
         throw Error("a secret has 1 to 65536 bytes");
     }
-    const Object storage = storageKey(tpm);
+    const Object storage = storageKey(tpm, storageName);
     const Session session(tpm, storage);
     const Secret inner = Secret::random(GcmBox::keySize);
     const TPM2B_PUBLIC wanted = sealedTemplate(key, ref);
@@ -254,8 +254,9 @@ SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
 }
 
 UnsealSession::UnsealSession(const Tpm& tpm, const PolicyKey& key,
-                             const SignedPolicy& policy)
-    : tpm_(tpm), storage_(storageKey(tpm)),
+                             const SignedPolicy& policy,
+                             std::optional<ByteView> storageName)
+    : tpm_(tpm), storage_(storageKey(tpm, storageName)),
       session_(tpm, storage_, Session::Kind::policy)
 {
     const TssPtr<TPMT_TK_VERIFIED> ticket = ticketFor(tpm, key, policy);
@@ -295,7 +296,7 @@ Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
     requireKey(blob, key);
     static_cast<void>(storageKey(tpm, blob.storageName));
     const SignedPolicy& policy = choose(tpm, blob, key, policies);
-    return UnsealSession(tpm, key, policy).unseal(blob, key);
+    return UnsealSession(tpm, key, policy, blob.storageName).unseal(blob, key);
 }
 
 Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing)

@@ -4,14 +4,18 @@
 #include "trust/sealed_blob.hpp"
 
 #include <functional>
+#include <optional>
 
 namespace airlock::trust
 {
 
 /** Seals for whatever `key` approves under `ref`. Needs no signed policy yet
- * and no authorization. */
+ * and no authorization. With the name of the storage key from the enrolment
+ * (Machine::storageName), a TPM that shows another one is Refused and gets to
+ * know nothing. */
 SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
-                const Secret& secret);
+                const Secret& secret,
+                std::optional<ByteView> storageName = std::nullopt);
 
 /** No policy at hand fits the machine's present state. */
 class StateNotApproved : public Refused
@@ -42,9 +46,11 @@ void cap(const Tpm& tpm, unsigned pcr = capPcr);
 class UnsealSession
 {
   public:
-    /** Satisfies the policy. TpmError when the TPM does not take it. */
+    /** Satisfies the policy. TpmError when the TPM does not take it. With the
+     * name of the storage key, the sessions are salted to no other one. */
     UnsealSession(const Tpm& tpm, const PolicyKey& key,
-                  const SignedPolicy& policy);
+                  const SignedPolicy& policy,
+                  std::optional<ByteView> storageName = std::nullopt);
     /** Once. */
     Secret unseal(const SealedBlob& blob, const PolicyKey& key);
 

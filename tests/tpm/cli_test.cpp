@@ -212,6 +212,21 @@ TEST_F(TpmCommand, OnceCapsWhateverHappens)
     }
 }
 
+TEST_F(TpmCommand, SealsForTheTpmOfTheEnrolmentOnly)
+{
+    approve("clean 1");
+    good(enrollment());
+    good(plus(sealing("blob"), {"--state", path("state")}));
+    EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
+    const std::filesystem::path file = path("state/machine.json");
+    const Bytes text = readFile(file, 1U << 16);
+    Json machine = Json::parse(text.begin(), text.end());
+    machine["storage-name"] = "000b" + std::string(64, 'a');
+    writeFileAtomic(file, dumpJson(machine));
+    EXPECT_THAT(command(plus(sealing("blob"), {"--state", path("state")})).err,
+                HasSubstr("not the one of the enrolment"));
+}
+
 TEST_F(TpmCommand, CapShutsIt)
 {
     approve("clean 1");

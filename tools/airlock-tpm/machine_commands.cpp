@@ -76,16 +76,23 @@ Result seal(const Options& options)
     const Tpm tpm(options.tcti);
     const PolicySet policy = policySet(options);
     const Secret secret = readSecret(options);
+    // Where the enrolment is at hand, the TPM has to be that one.
+    const Bytes enrolled = options.state.empty()
+                               ? Bytes()
+                               : readMachineFile(options.state).storageName;
+    const auto storageName =
+        enrolled.empty() ? std::nullopt : std::optional<ByteView>(enrolled);
     if (options.pin)
     {
         const Authorizations authorizations =
             readAuthorizations(tpm, options.state, policy);
-        storePinned(tpm, options.output, policy, authorizations.owner, secret);
+        storePinned(tpm, options.output, policy, authorizations.owner, secret,
+                    storageName);
     }
     else
     {
-        writeBlob(options.output,
-                  trust::seal(tpm, policy.key, policy.ref, secret));
+        writeBlob(options.output, trust::seal(tpm, policy.key, policy.ref,
+                                              secret, storageName));
     }
     return {{{"sealed", secret.size()}, {"pinned", options.pin}},
             fmt::format("sealed {} bytes for {}{}\n", secret.size(), policy.ref,
