@@ -381,34 +381,59 @@ class CountingVerifier : public ProofVerifier
     }
 };
 
-TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+/** A boot host that proves what CountingVerifier asks for. */
+class SwitchPortQuote : public SwitchPort
 {
-    settings.verifier = [](const std::string&) {
-        return std::make_unique<CountingVerifier>();
-    };
-    Enrolment enrolment;
-    enrolment.host = "host";
-    enrolment.method = Method::quote;
-    enrolment.key = "any";
-    port().enroll(enrolment);
-    const MacAddress self{{6, 0, 0, 0, 0, 1}};
-    auto send = [&](quarantine::Message message) {
-        now += 1s;
+  protected:
+    SwitchPortQuote()
+    {
+        settings.verifier = [](const std::string&) {
+            return std::make_unique<CountingVerifier>();
+        };
+        Enrolment enrolment;
+        enrolment.host = "host";
+        enrolment.method = Method::quote;
+        enrolment.key = "any";
+        port().enroll(enrolment);
+    }
+
+    quarantine::Message send(const MacAddress& from,
+                             quarantine::Message message)
+    {
         fabric.sent.clear();
         port().frame({quarantine::write(
-                          {quarantine::agentAddress, self, std::move(message)}),
+                          {quarantine::agentAddress, from, std::move(message)}),
                       false},
                      now);
         EXPECT_EQ(fabric.sent.size(), 1U);
         return quarantine::parse(fabric.sent.at(0)).message;
-    };
-    auto prove = [&](Bytes proof) {
-        auto challenge =
-            std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    }
+
+    quarantine::Challenge ask(const MacAddress& from)
+    {
+        now += 1s;
+        return std::get<quarantine::Challenge>(send(from, quarantine::Ask{}));
+    }
+
+    bool prove(const MacAddress& from, const quarantine::Nonce& nonce,
+               Bytes proof)
+    {
+        now += 1s;
         return std::get<quarantine::Verdict>(
-                   send(quarantine::Proof{challenge.nonce, std::move(proof)}))
+                   send(from, quarantine::Proof{nonce, std::move(proof)}))
             .open;
-    };
+    }
+
+    bool prove(Bytes proof)
+    {
+        return prove(self, ask(self).nonce, std::move(proof));
+    }
+
+    const MacAddress self{{6, 0, 0, 0, 0, 1}};
+};
+
+TEST_F(SwitchPortQuote, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+{
     EXPECT_FALSE(prove({}));
     EXPECT_TRUE(prove({7}));
     EXPECT_TRUE(prove({7}));
@@ -418,11 +443,21 @@ TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
     EXPECT_FALSE(fabric.opened);
     EXPECT_TRUE(prove({8}));
     // A challenge that is too old.
-    auto challenge = std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    auto challenge = ask(self);
     now += 5s;
-    EXPECT_FALSE(std::get<quarantine::Verdict>(
-                     send(quarantine::Proof{challenge.nonce, {8}}))
-                     .open);
+    EXPECT_FALSE(prove(self, challenge.nonce, {8}));
+}
+
+TEST_F(SwitchPortQuote, TheVerdictIsWhetherThePortIsOpen)
+{
+    EXPECT_TRUE(prove({7}));
+    now += 3s; // a renewal is due
+    fabric.onOpen = [] { throw Error("broken on purpose"); };
+    EXPECT_FALSE(prove({7}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(prove({7}));
+    fabric.onOpen = [] {};
+    EXPECT_TRUE(prove({7}));
 }
 
 TEST_F(SwitchPort, EnrolmentsAreCheckedAsOutsideInput)

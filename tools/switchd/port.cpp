@@ -245,8 +245,7 @@ void PortAgent::tryMac(const SeenFrame& frame, const MacAddress& source,
         enrolment_->method == Method::mac96 ? paired : ours || settings_.plain;
     if (enough)
     {
-        leased ? renew(now)
-               : static_cast<void>(open(source, epoch->number, 0, now));
+        leased ? renew(now) : open(source, epoch->number, 0, now);
     }
     else if (!leased)
     {
@@ -328,10 +327,7 @@ void PortAgent::prove(const MacAddress& source, const quarantine::Proof& proof,
             cut("the boot host has restarted");
             throw Refused("proof", "the boot host has restarted since");
         }
-        good = true;
-        lease_ ? renew(now)
-               : static_cast<void>(
-                     good = open(source, 0, evidence.bootCount, now));
+        good = lease_ ? renew(now) : open(source, 0, evidence.bootCount, now);
     }
     catch (const Refused& error)
     {
@@ -389,22 +385,24 @@ catch (const Error& error)
     return false;
 }
 
-void PortAgent::renew(TimePoint now)
+bool PortAgent::renew(TimePoint now)
 try
 {
     if (until(lease_->ends, now) > settings_.lease * 3 / 4)
     {
-        return; // it was just now: this is not for free
+        return true; // it was just now: this is not for free
     }
     fabric_.open(settings_.name, lease_->address, settings_.lease);
     lease_->ends = now + settings_.lease;
     renewed_++;
+    return true;
 }
 catch (const Error& error)
 {
     report(log::Level::error, "a lease could not be renewed",
            {{"REASON", error.what()}});
     end("it could not be renewed");
+    return false;
 }
 
 void PortAgent::useUp(std::uint64_t epoch)

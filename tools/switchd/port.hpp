@@ -212,9 +212,10 @@ class PortAgent
                TimePoint now);
     void answer(const MacAddress& to, quarantine::Message message);
 
+    /** Both say whether the port is open then. */
     bool open(const MacAddress& address, std::uint64_t epoch,
               std::uint64_t bootCount, TimePoint now);
-    void renew(TimePoint now);
+    bool renew(TimePoint now);
     void useUp(std::uint64_t epoch);
     void keepUsedUp(Enrolment& fresh) const;
     void end(const std::string& why);
