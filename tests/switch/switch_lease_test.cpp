@@ -462,7 +462,8 @@ TEST_F(Switch, FramesToALeaseGoNowhereElse)
         std::size_t flooded = 0;
         for (const Caught& caught : rig.end("prod1").take())
         {
-            flooded += caught.destination() == address("boot0", epoch) ? 1 : 0;
+            flooded +=
+                caught.destination() == address("boot0", epoch) ? 1U : 0U;
         }
         EXPECT_EQ(flooded, 0U) << epoch;
         rig.settle();
