@@ -187,11 +187,16 @@ TEST_F(SwitchPort, TriesAgainUntilThePortIsShut)
     see(of(1));
     fabric.broken = true;
     EXPECT_THROW(port().cut("test"), Error);
+    EXPECT_EQ(port().status(now)["state"], "shutting");
     EXPECT_THROW(port().cutByHost(now), Error);
+    see(of(2)); // nobody opens it in between
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(port().status(now)["epoch"], 1);
     fabric.broken = false;
     fabric.done.clear();
     port().tick(now);
     EXPECT_THAT(fabric.done, ElementsAre("close"));
+    EXPECT_EQ(port().status(now)["state"], "cut-off");
     port().tick(now);
     EXPECT_THAT(fabric.done, ElementsAre("close"));
     EXPECT_NO_THROW(port().cutByHost(now));

@@ -664,7 +664,9 @@ std::string PortAgent::nameOf(const MacAddress& address) const
 Json PortAgent::status(TimePoint now) const
 {
     Json out = {{"port", settings_.name},
-                {"state", lease_ ? "open" : "cut-off"},
+                {"state", lease_      ? "open"
+                          : unclosed_ ? "shutting"
+                                      : "cut-off"},
                 {"opened", opened_},
                 {"renewed", renewed_},
                 {"misses", misses_.toJson()}};
