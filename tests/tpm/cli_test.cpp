@@ -1,4 +1,5 @@
 #include "tests/tpm/tpm_fixture.hpp"
+#include "tests/unit/event_log_writer.hpp"
 #include "tools/airlock-tpm/cli.hpp"
 #include "trust/enroll.hpp"
 
@@ -225,6 +226,35 @@ TEST_F(TpmCommand, SealsForTheTpmOfTheEnrolmentOnly)
     writeFileAtomic(file, dumpJson(machine));
     EXPECT_THAT(command(plus(sealing("blob"), {"--state", path("state")})).err,
                 HasSubstr("not the one of the enrolment"));
+}
+
+/** A log alone is believed; with the values of the boot it is checked. */
+TEST_F(TpmCommand, LogHasToBeOfTheBootWithTheValues)
+{
+    approve("clean 1"); // leaves "pcrs"
+    test::LogWriter log;
+    log.event(0, "firmware").event(4, "clean 1").event(11, "clean 1");
+    writeFileAtomic(path("log"), log.data());
+    log.event(4, "what was not measured");
+    writeFileAtomic(path("forged"), log.data());
+    auto signing = [&](const std::string& from, const std::string& list) {
+        return std::vector<std::string>{
+            "sign-policy", "--key", path("site.key"), "--pcr-file",
+            path("pcrs"),  "--log", path(from),       "--name",
+            "x",           "-o",    path("signed"),   "--pcrs",
+            list};
+    };
+    good(signing("log", "0,4,7,11"));
+    EXPECT_THAT(command(signing("forged", "0,4,7,11")).err,
+                HasSubstr("is not of the boot"));
+    // What the file leaves out is not taken for zeros.
+    EXPECT_THAT(command(signing("log", "0,4,9,11")).err,
+                HasSubstr("has no PCR 9"));
+    EXPECT_THAT(command({"sign-policy", "--key", path("site.key"), "--pcr-file",
+                         path("pcrs"), "--name", "x", "-o", path("signed"),
+                         "--pcrs", "9,11"})
+                    .err,
+                HasSubstr("has no PCR 9"));
 }
 
 TEST_F(TpmCommand, CapShutsIt)
