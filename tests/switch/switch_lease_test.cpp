@@ -197,6 +197,32 @@ TEST_F(Switch, APortThatCannotBeShutIsDownUntilItCan)
     EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
 }
 
+TEST_F(Switch, HooksThatCouldNotBeMadeAreTriedAgain)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    EXPECT_EQ(agent->status()["hooks"], "bridge, netdev");
+    runTool({"ip", "link", "delete", "boot1"});
+    EXPECT_TRUE(
+        eventually([&] { return status("boot1")["link"] == "absent"; }));
+    // A chain of that name is in use.
+    auto nft = [](std::vector<std::string> words) {
+        words.insert(words.begin(), "nft");
+        runTool(words);
+    };
+    nft({"add", "chain", "netdev", "airlock", "in_boot1"});
+    nft({"add", "chain", "netdev", "airlock", "user"});
+    nft({"add", "rule", "netdev", "airlock", "user", "jump", "in_boot1"});
+    rig.plug("boot1");
+    EXPECT_TRUE(
+        eventually([&] { return agent->status()["hooks"] == "bridge"; }));
+    nft({"delete", "chain", "netdev", "airlock", "user"});
+    EXPECT_TRUE(eventually(
+        [&] { return agent->status()["hooks"] == "bridge, netdev"; }));
+    EXPECT_EQ(agent->status()["damage"], 0);
+    openAgain("boot1");
+}
+
 TEST_F(Switch, HellosRenewALease)
 {
     settings.lease = 2s;

@@ -401,8 +401,9 @@ class SwitchAgent::Impl : public Fabric
         }
         else if (!bridge_ || bridge_->index != bridge->second.index)
         {
+            bridge_.reset(); // what fails is tried again
+            netlink_.setUpBridge(bridge->second);
             bridge_ = bridge->second;
-            netlink_.setUpBridge(*bridge_);
         }
         members_.clear();
         for (const auto& [name, link] : links)
@@ -447,10 +448,14 @@ class SwitchAgent::Impl : public Fabric
         if (fresh)
         {
             port.takenDown = false;
+            port.socket.reset();
+            attach(link.name);
+        }
+        if (!port.socket) // or it was not set up the last time
+        {
+            port.agent->cut("it joined the bridge");
             port.socket =
                 std::make_unique<PortSocket>(link.index, settings_.etherType);
-            attach(link.name);
-            port.agent->cut("it joined the bridge");
             return;
         }
         bool broken = !link.carrier ||
@@ -485,12 +490,38 @@ class SwitchAgent::Impl : public Fabric
         }
     }
 
+    bool lacksHooks(const std::string& name, const Port& port) const
+    {
+        return port.link && !attached_.contains(name);
+    }
+
     /** Whether a port lacks the hooks that the kernel may not have. */
     bool unfenced() const
     {
         return std::any_of(ports_.begin(), ports_.end(), [&](const auto& port) {
-            return port.second.link && !attached_.contains(port.first);
+            return lacksHooks(port.first, port.second);
         });
+    }
+
+    /** It may have been for a moment only. Where the kernel has no hooks, the
+     * first port shows it. */
+    void attachAgain()
+    try
+    {
+        for (auto& [name, port] : ports_)
+        {
+            if (lacksHooks(name, port))
+            {
+                fence_.attach(name);
+                attached_.insert(name);
+                tell(log::Level::notice, "a boot port has its hooks now",
+                     {{"PORT", name}});
+            }
+        }
+    }
+    catch (const Error&)
+    {
+        // It was told when it failed first.
     }
 
     void damaged(const std::string& what)
@@ -509,6 +540,7 @@ class SwitchAgent::Impl : public Fabric
             guarded("the fence cannot be made anew", [&] { makeFenceAnew(); });
             cutAll("its fence was damaged");
         }
+        attachAgain();
         if (bridge_)
         {
             checkTable();
