@@ -56,6 +56,13 @@ Machine enrollFresh(const Tpm& tpm, const std::filesystem::path& directory,
     const Authorizations authorizations = Authorizations::random();
     writeBlob(directory / authorizationsFile,
               seal(tpm, policy.key, policy.ref, authorizations.join()));
+    // Once they are set, what does not come out again is lost for good.
+    if (!policy.policies.empty() && !readAuthorizations(tpm, directory, policy)
+                                         .join()
+                                         .equals(authorizations.join().view()))
+    {
+        throw Refused("enrolment", "the TPM gave other authorizations back");
+    }
     harden(tpm, authorizations);
     return out;
 }
@@ -97,6 +104,14 @@ Authorizations readAuthorizations(const Tpm& tpm,
     const SealedBlob blob = readBlob(directory / authorizationsFile);
     return Authorizations::split(
         unseal(tpm, blob, policy.key, policy.policies));
+}
+
+void raiseGeneration(const Tpm& tpm, const std::filesystem::path& directory,
+                     const PolicySet& policy, std::uint64_t value)
+{
+    requirePolicy(tpm, policy.key, policy.ref, value, policy.policies);
+    raiseGeneration(tpm, readAuthorizations(tpm, directory, policy).owner,
+                    value);
 }
 
 SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,

@@ -137,14 +137,13 @@ void satisfyAuthorize(const Tpm& tpm, const Session& policySession,
 }
 
 /** Why a policy does not fit, "" when it does. */
-std::string misfit(const SealedBlob& blob, const SignedPolicy& policy,
-                   const PolicyKey& key, std::uint64_t oldest,
+std::string misfit(const SignedPolicy& policy, const PolicyKey& key,
+                   std::string_view ref, std::uint64_t oldest,
                    const PcrValues& now)
 {
-    if (policy.ref != blob.ref)
+    if (policy.ref != ref)
     {
-        return "is for " + printable(policy.ref) + ", not " +
-               printable(blob.ref);
+        return "is for " + printable(policy.ref) + ", not " + printable(ref);
     }
     if (policy.state.generation < oldest)
     {
@@ -176,16 +175,15 @@ PcrValues valuesFor(const Tpm& tpm, const std::vector<SignedPolicy>& policies)
     return tpm.readPcrs(all);
 }
 
-const SignedPolicy& choose(const Tpm& tpm, const SealedBlob& blob,
-                           const PolicyKey& key,
+const SignedPolicy& choose(const Tpm& tpm, const PolicyKey& key,
+                           std::string_view ref, std::uint64_t oldest,
                            const std::vector<SignedPolicy>& policies)
 {
-    const std::uint64_t oldest = generation(tpm);
     const PcrValues now = valuesFor(tpm, policies);
     std::string why;
     for (const SignedPolicy& policy : policies)
     {
-        const std::string reason = misfit(blob, policy, key, oldest, now);
+        const std::string reason = misfit(policy, key, ref, oldest, now);
         if (reason.empty())
         {
             return policy;
@@ -295,8 +293,16 @@ Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
 {
     requireKey(blob, key);
     static_cast<void>(storageKey(tpm, blob.storageName));
-    const SignedPolicy& policy = choose(tpm, blob, key, policies);
+    const SignedPolicy& policy =
+        choose(tpm, key, blob.ref, generation(tpm), policies);
     return UnsealSession(tpm, key, policy, blob.storageName).unseal(blob, key);
+}
+
+void requirePolicy(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
+                   std::uint64_t oldest,
+                   const std::vector<SignedPolicy>& policies)
+{
+    static_cast<void>(choose(tpm, key, ref, oldest, policies));
 }
 
 Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing)

@@ -30,6 +30,12 @@ class StateNotApproved : public Refused
 Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
               const std::vector<SignedPolicy>& policies);
 
+/** StateNotApproved unless one of the policies would open what is sealed under
+ * `ref` now, with `oldest` as the oldest generation that may. */
+void requirePolicy(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
+                   std::uint64_t oldest,
+                   const std::vector<SignedPolicy>& policies);
+
 /** Does what is to be done for a secret, files and all, and then cap() whether
  * it worked or not: until the next restart nobody gets the secret again, nor
  * the one that did not come out. */

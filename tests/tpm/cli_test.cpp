@@ -257,6 +257,40 @@ TEST_F(TpmCommand, LogHasToBeOfTheBootWithTheValues)
                 HasSubstr("has no PCR 9"));
 }
 
+/** What is locked out of a TPM that must not be cleared is lost. */
+TEST_F(TpmCommand, NobodyLocksAMachineOut)
+{
+    approve("clean 1");
+    boot("clean 2");
+    EXPECT_EQ(command(enrollment()).code, kRefused);
+    EXPECT_TRUE(trust::hardening(*tpm).none()); // nothing was set
+    boot("clean 1");
+    good(enrollment());
+    // Generations for which nothing is signed, or nothing that fits.
+    auto raising = [&](const std::string& to) {
+        return with({"generation", "--raise", to, "--state", path("state"),
+                     "--policies", path("policies"), "--key",
+                     path("site.pub")});
+    };
+    EXPECT_THAT(command(raising("70")).err,
+                HasSubstr("generation 1, the oldest that may unseal is 70"));
+    boot("clean 2");
+    approve("clean 2", "2");
+    boot("clean 1");
+    EXPECT_EQ(command(raising("2")).code, kRefused);
+    EXPECT_EQ(trust::generation(*tpm), 0U);
+    boot("clean 2");
+    good(raising("2"));
+}
+
+TEST_F(TpmCommand, EnrolmentWithoutPoliciesSaysThatNobodyTried)
+{
+    std::vector<std::string> words = enrollment();
+    std::erase(words, "--policies");
+    std::erase(words, path("policies"));
+    EXPECT_THAT(good(words), HasSubstr("warning"));
+}
+
 TEST_F(TpmCommand, CapShutsIt)
 {
     approve("clean 1");

@@ -64,11 +64,16 @@ Result enroll(const Options& options)
         enrollMachine(tpm, options.state, policySet(options),
                       options.endorsement == "rsa" ? EndorsementType::rsa2048
                                                    : EndorsementType::eccP256);
-    return {machine.toJson(), fmt::format("enrolled; endorsement key {}, {}\n",
-                                          toHex(sha256(machine.endorsement)),
-                                          machine.endorsementCertificate.empty()
-                                              ? "without certificate"
-                                              : "with certificate")};
+    return {machine.toJson(),
+            fmt::format("enrolled; endorsement key {}, {}\n{}",
+                        toHex(sha256(machine.endorsement)),
+                        machine.endorsementCertificate.empty()
+                            ? "without certificate"
+                            : "with certificate",
+                        options.policies.empty()
+                            ? "warning: without --policies nobody has tried "
+                              "whether the authorizations come out again\n"
+                            : "")};
 }
 
 Result seal(const Options& options)
@@ -153,9 +158,8 @@ Result generation(const Options& options)
     const Tpm tpm(options.tcti);
     if (options.raise)
     {
-        const Authorizations authorizations =
-            readAuthorizations(tpm, options.state, policySet(options));
-        raiseGeneration(tpm, authorizations.owner, options.generation);
+        raiseGeneration(tpm, options.state, policySet(options),
+                        options.generation);
     }
     const std::uint64_t now = trust::generation(tpm);
     return {{{"generation", now}},
