@@ -467,7 +467,14 @@ try
     }
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        if (const auto& expected = status_->result->disks[i])
+        const auto& expected = status_->result->disks[i];
+        if (expected.has_value() == all[i].readOnly)
+        {
+            throw Refused(fmt::format("job status: disk {}", i),
+                          all[i].readOnly ? "is read-only and has a delta"
+                                          : "has no delta");
+        }
+        if (expected)
         {
             fetchDelta(client, i, all[i].bytes, *expected);
         }

@@ -1,0 +1,287 @@
+/** A reboot, step by step: from each state that the store may have, with each
+ * state that QEMU may be in, against a boot server that says what it likes. */
+#include "common/http_server.hpp"
+#include "common/sha256.hpp"
+#include "fake_domain.hpp"
+#include "hostagent/agent/cycle.hpp"
+#include "test_pki.hpp"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <mutex>
+
+namespace airlock::host
+{
+namespace
+{
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+/** Answers what a test wrote down for "METHOD /path", else 404. */
+class ScriptedServer
+{
+  public:
+    explicit ScriptedServer(test::TestPki& pki)
+        : http_({"127.0.0.1", 0}, pki.server(), [this](const auto& request) {
+              return std::make_unique<Call>(*this, request);
+          })
+    {}
+
+    std::uint16_t port() const { return http_.port(); }
+
+    void answer(const std::string& call, std::string body)
+    {
+        std::lock_guard lock(mutex_);
+        answers_[call] = std::move(body);
+    }
+
+    void answer(const std::string& call, const Json& body)
+    {
+        answer(call, dumpJson(body));
+    }
+
+    std::vector<std::string> calls() const
+    {
+        std::lock_guard lock(mutex_);
+        return calls_;
+    }
+
+  private:
+    class Call : public http::Exchange
+    {
+      public:
+        Call(ScriptedServer& server, const http::Request& request)
+            : server_(server), name_(request.method + " ")
+        {
+            for (const std::string& part : request.path)
+            {
+                name_ += "/" + part;
+            }
+        }
+
+        Body body() const override
+        {
+            return name_ == "POST /v1/jobs" ? Body::json : Body::none;
+        }
+
+        http::Answer finish() override { return server_.find(name_); }
+
+      private:
+        ScriptedServer& server_;
+        std::string name_;
+    };
+
+    http::Answer find(const std::string& call)
+    {
+        std::lock_guard lock(mutex_);
+        calls_.push_back(call);
+        auto found = answers_.find(call);
+        if (found == answers_.end())
+        {
+            throw http::Problem(404, "not-found", "nothing is written down");
+        }
+        http::Answer out;
+        out.body = found->second;
+        return out;
+    }
+
+    mutable std::mutex mutex_;
+    std::map<std::string, std::string> answers_;
+    std::vector<std::string> calls_;
+    http::Server http_;
+};
+
+class CycleTest : public ::testing::Test
+{
+  protected:
+    CycleTest()
+    {
+        std::filesystem::create_directory(spool());
+        settings.retryDelay = std::chrono::seconds(3600);
+    }
+
+    std::filesystem::path spool() const { return directory.path() / "spool"; }
+
+    CycleContext context()
+    {
+        return {store,
+                servers,
+                slots,
+                settings,
+                spool(),
+                [this](const Alert& alert) { alerts.push_back(alert); },
+                [](const VmRecord&) {}};
+    }
+
+    std::optional<Milliseconds> run()
+    {
+        CycleContext all = context();
+        return Cycle(all, domain, {}).run();
+    }
+
+    VmRecord vm() const { return store.vm(domain->uuid()).value(); }
+
+    /** As a host agent leaves it that ended in this state, `ago` before. */
+    void enter(State state, std::chrono::seconds ago = std::chrono::seconds(0))
+    {
+        age = ago;
+        store.ensureVm(domain->uuid(), domain->name());
+        Change change;
+        change.generation = 1;
+        change.jobId = job;
+        change.bootServer = "boot1";
+        change.nonce = toHex(nonce);
+        change.attempts = 1;
+        JobRecord opened;
+        opened.id = job;
+        opened.uuid = domain->uuid();
+        change.openJob = opened;
+        change.marks = {lifeMark()};
+        store.transition(domain->uuid(), State::running, State::trapped,
+                         change);
+        if (state == State::applying)
+        {
+            store.transition(domain->uuid(), State::trapped, State::admitting);
+        }
+        State from = vm().state;
+        store.transition(domain->uuid(), from, state);
+        age = std::chrono::seconds(0);
+    }
+
+    std::string lifeMark() const
+    {
+        Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
+        return fmt::format(
+            "life/{}/{}",
+            std::string(text.begin(),
+                        std::find(text.begin(), text.end(), '\n')),
+            domain->id());
+    }
+
+    std::filesystem::path deltaFile() const
+    {
+        return spool() / (domain->uuid() + "-1-disk0");
+    }
+
+    std::string jobPath(const std::string& rest = "") const
+    {
+        return "/v1/jobs/" + job + rest;
+    }
+
+    Json status(const char* state) const
+    {
+        return {{"id", job},       {"state", state},
+                {"stage", "boot"}, {"uploaded", {true, true}},
+                {"tries", 1},      {"seconds", Json::object()}};
+    }
+
+    Json done(Json disks) const
+    {
+        Json out = status("done");
+        out["result"] = {{"memory-stream-bytes", 100},
+                         {"disks", std::move(disks)}};
+        return out;
+    }
+
+    static Json file(const std::string& content)
+    {
+        return {
+            {"stream-bytes", content.size()},
+            {"sha256",
+             toHex(sha256(ByteView(Bytes(content.begin(), content.end()))))}};
+    }
+
+    /** An image stream that changes nothing. */
+    static std::string emptyDelta()
+    {
+        class Empty : public handover::ImageSource
+        {
+          public:
+            std::uint64_t bytes() const override
+            {
+                return test::FakeDomain::diskBytes;
+            }
+            std::uint64_t nextData(std::uint64_t) override { return bytes(); }
+            void read(std::span<std::uint8_t>, std::uint64_t) override {}
+        };
+        Empty source;
+        std::string out;
+        handover::writeImageStream(source, [&](ByteView data) {
+            out.append(data.begin(), data.end());
+        });
+        return out;
+    }
+
+    std::vector<std::string> alertKinds() const
+    {
+        std::vector<std::string> out;
+        for (const Alert& alert : alerts)
+        {
+            out.push_back(alert.what);
+        }
+        return out;
+    }
+
+    std::chrono::seconds age{0};
+    Digest nonce{};
+    std::string job = boot::jobId(nonce);
+    TempDirectory directory;
+    test::TestPki pki;
+    ScriptedServer server{pki};
+    std::shared_ptr<test::FakeDomain> domain =
+        std::make_shared<test::FakeDomain>();
+    Store store{directory.path() / "state.db", [this] {
+                    return std::chrono::time_point_cast<Milliseconds>(
+                        std::chrono::system_clock::now() - age);
+                }};
+    ServerPool servers{{{"boot1", {"127.0.0.1", server.port()}, 1}},
+                       pki.client()};
+    JobSlots slots{1};
+    RebootSettings settings;
+    std::vector<Alert> alerts;
+};
+
+TEST_F(CycleTest, TheRulesOfTheFakes)
+{
+    // A started domain is trapped; no boot server answers: it waits.
+    EXPECT_EQ(run(), std::chrono::seconds(2));
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_EQ(vm().generation, 1U);
+    EXPECT_THAT(alerts, IsEmpty());
+}
+
+TEST_F(CycleTest, AResultHasADeltaForEachDiskThatIsWritable)
+{
+    domain->dataReadOnly = false;
+    enter(State::returning);
+    std::string delta = emptyDelta();
+    server.answer("GET " + jobPath(), done({file(delta), nullptr}));
+    server.answer("GET " + jobPath("/disks/0"), delta);
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("disk 1"));
+    EXPECT_FALSE(std::filesystem::exists(deltaFile()));
+}
+
+TEST_F(CycleTest, AResultHasNoDeltaForADiskThatIsReadOnly)
+{
+    enter(State::returning);
+    std::string delta = emptyDelta();
+    server.answer("GET " + jobPath(), done({file(delta), file(delta)}));
+    server.answer("GET " + jobPath("/disks/0"), delta);
+    server.answer("GET " + jobPath("/disks/1"), delta);
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("disk 1"));
+}
+
+} // namespace
+} // namespace airlock::host
