@@ -27,6 +27,9 @@ constexpr Milliseconds pollStep{250};
 /** After an error that may go away by itself. */
 constexpr Milliseconds againLater = seconds(2);
 
+/** More than a stage may take before somebody is told: it ends by itself. */
+constexpr seconds stuckMargin{60};
+
 /** For the guest's agent to answer after the guest was resumed. */
 constexpr seconds agentTime{60};
 constexpr Milliseconds agentStep{500};
@@ -40,11 +43,16 @@ std::string bootId()
 }
 
 /** What waiting does not help against, but an operator does. */
-bool isOutOfSpace(const Error& error)
+bool isOutOfSpace(const std::exception& error)
 {
     const auto* system = dynamic_cast<const SystemError*>(&error);
     return system != nullptr &&
            (system->code() == ENOSPC || system->code() == EDQUOT);
+}
+
+bool isLate(const VmRecord& vm, seconds time)
+{
+    return std::chrono::system_clock::now() > vm.since + time;
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -64,6 +72,49 @@ class DeltaCheck
 
 } // namespace
 
+seconds stateTime(const RebootSettings& settings, State state, seconds limit)
+{
+    switch (state)
+    {
+    case State::exporting:
+        return settings.uploadTime;
+    case State::booting:
+        return limit + settings.serverTime;
+    case State::returning:
+    case State::admitting:
+    case State::applying:
+        return settings.returnTime;
+    case State::retrying:
+        return settings.retryDelay + settings.serverTime;
+    default:
+        return settings.serverTime;
+    }
+}
+
+void alertStuck(const CycleContext& context,
+                const std::set<std::string>& active,
+                const std::map<std::string, seconds>& limits)
+{
+    for (const VmRecord& vm : context.store.vms())
+    {
+        if (vm.state == State::running || vm.state == State::held ||
+            (vm.jobId.empty() && !active.contains(vm.uuid)))
+        {
+            continue;
+        }
+        auto limit = limits.find(vm.uuid);
+        seconds time = stateTime(context.settings, vm.state,
+                                 limit == limits.end() ? context.settings.limit
+                                                       : limit->second);
+        if (isLate(vm, time + stuckMargin))
+        {
+            context.alert({vm.uuid, vm.name, "stuck",
+                           fmt::format("it is {} for longer than that may take",
+                                       toString(vm.state))});
+        }
+    }
+}
+
 Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
              std::stop_token stop)
     : context_(context), domain_(std::move(domain)), stop_(std::move(stop)),
@@ -81,33 +132,47 @@ std::optional<Milliseconds> Cycle::run()
     JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
     while (slot && !stop_.stop_requested())
     {
-        Next next = Next::done;
-        try
-        {
-            next = step();
-        }
-        catch (const LibvirtError&)
-        {
-            throw;
-        }
-        catch (const Refused& refused)
-        {
-            next = fail(refused.what());
-        }
-        catch (const QmpError& error)
-        {
-            next = fail(error.what());
-        }
-        catch (const http::Problem& problem)
-        {
-            next = fail(problem.what());
-        }
+        Next next = tryStep();
         if (next != Next::goOn)
         {
             return next == Next::done ? setClock() : std::optional(againLater);
         }
     }
     return std::nullopt;
+}
+
+/** A step whatever may happen in it: no answer of a boot server and no error
+ * of QEMU may leave the VM where nobody looks. What libvirt or the store
+ * refuse is the caller's. */
+Cycle::Next Cycle::tryStep()
+try
+{
+    return step();
+}
+catch (const LibvirtError&)
+{
+    throw;
+}
+catch (const Refused& refused)
+{
+    return fail(refused.what());
+}
+catch (const http::Problem& problem)
+{
+    return fail(problem.what());
+}
+catch (const QmpError& error)
+{
+    return record_.state == State::applying ? trouble(error)
+                                            : fail(error.what());
+}
+catch (const std::exception& error)
+{
+    if (record_.state == State::running)
+    {
+        throw;
+    }
+    return trouble(error);
 }
 
 Cycle::Next Cycle::step()
@@ -176,9 +241,8 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
     if (!trapped)
     {
         // Its own writes are newer now; the delta must not replace them.
-        context_.alert({record_.uuid, record_.name, "resumed",
-                        "somebody else resumed the guest before its disk was "
-                        "complete: check its file systems"});
+        alert("resumed", "somebody else resumed the guest before its disk was "
+                         "complete: check its file systems");
         Change change;
         std::string job = record_.jobId;
         closeJob(change, "abandoned");
@@ -336,25 +400,28 @@ boot::JobRequest Cycle::request(const std::vector<QemuDisk>& disks) const
         out.disks.push_back({disk.bytes, disk.readOnly});
     }
     out.policy = spec_.settings.booted.value_or(context_.settings.booted);
-    out.timeout = spec_.settings.limit.value_or(context_.settings.limit);
+    out.timeout = limit();
     out.tenant =
         spec_.settings.tenant.empty() ? "default" : spec_.settings.tenant;
     return out;
 }
 
 Cycle::Next Cycle::upload()
-try
 {
     std::vector<QemuDisk> all = disks();
     checkDisks(all);
     boot::Client client = context_.servers.connect(record_.bootServer);
     boot::JobStatus status = client.createJob(request(all));
+    if (status.uploaded.size() != all.size())
+    {
+        throw Refused("job status", "is not of this number of disks");
+    }
     if (status.state == boot::JobState::receiving)
     {
         DiskExport server(*domain_, all);
         for (std::size_t i = 0; i < all.size(); i++)
         {
-            if (!status.uploaded.at(i))
+            if (!status.uploaded[i])
             {
                 client.uploadDisk(status.id, i, *server.open(i));
             }
@@ -364,28 +431,9 @@ try
     enter(State::booting);
     return Next::goOn;
 }
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    return lateFor(context_.settings.uploadTime) ? fail(error.what())
-                                                 : Next::wait;
-}
 
 Cycle::Next Cycle::waitBooted()
 {
-    seconds limit = spec_.settings.limit.value_or(context_.settings.limit) +
-                    context_.settings.serverTime;
     boot::Client client = context_.servers.connect(record_.bootServer);
     std::string trouble = "the boot server did not finish in time";
     while (!stop_.stop_requested())
@@ -415,7 +463,7 @@ Cycle::Next Cycle::waitBooted()
             // It may be cut off while it boots the guest.
             trouble = error.what();
         }
-        if (lateFor(limit))
+        if (lateFor(timeFor(State::booting)))
         {
             return fail(trouble);
         }
@@ -456,7 +504,6 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
 }
 
 Cycle::Next Cycle::fetchDeltas()
-try
 {
     boot::Client client = context_.servers.connect(record_.bootServer);
     status_ = client.status(record_.jobId);
@@ -483,31 +530,8 @@ try
     enter(State::admitting);
     return Next::goOn;
 }
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    if (isOutOfSpace(error))
-    {
-        removeDeltas(); // The state may be in the same file system.
-        return fail(error.what());
-    }
-    return lateFor(context_.settings.returnTime) ? fail(error.what())
-                                                 : Next::wait;
-}
 
 Cycle::Next Cycle::admit()
-try
 {
     boot::Client client = context_.servers.connect(record_.bootServer);
     handover::Bundle bundle = client.fetchBundle(record_.jobId);
@@ -521,27 +545,6 @@ try
     figures_["memory-bytes"] = report.memory.bytes();
     enter(State::applying);
     return apply();
-}
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const QmpError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    return lateFor(context_.settings.returnTime) ? fail(error.what())
-                                                 : Next::wait;
 }
 
 void Cycle::applyDeltas()
@@ -559,16 +562,7 @@ void Cycle::applyDeltas()
 
 Cycle::Next Cycle::apply()
 {
-    try
-    {
-        applyDeltas();
-    }
-    catch (const QmpError& error)
-    {
-        // No way back from here: until the disk takes it, the guest waits.
-        context_.alert({record_.uuid, record_.name, "applying", error.what()});
-        return Next::wait;
-    }
+    applyDeltas();
     std::string job = record_.jobId;
     finish();
     Next next = resume(true);
@@ -578,12 +572,22 @@ Cycle::Next Cycle::apply()
 }
 
 Cycle::Next Cycle::resume(bool loaded)
+try
 {
     if (loaded)
     {
         trapped_.resume();
     }
     return Next::done;
+}
+catch (const Error& error)
+{
+    // Complete, but it does not run: there is nothing to go back to.
+    if (domain_->state() != RunState::off)
+    {
+        alert("stuck", error.what());
+    }
+    return Next::wait;
 }
 
 std::optional<Milliseconds> Cycle::setClock()
@@ -606,7 +610,7 @@ std::optional<Milliseconds> Cycle::setClock()
     }
     catch (const Error& error)
     {
-        context_.alert({record_.uuid, record_.name, "clock", error.what()});
+        alert("clock", error.what());
     }
     record_ = context_.store.transition(record_.uuid, State::running,
                                         State::running, {.clearMarks = true});
@@ -671,15 +675,40 @@ void Cycle::removeJob(const std::string& job)
     }
 }
 
+/** What may go away by itself: a server that cannot be reached, a disk of the
+ * guest that cannot be written. */
+Cycle::Next Cycle::trouble(const std::exception& error)
+{
+    if (isOutOfSpace(error))
+    {
+        removeDeltas(); // The state may be in the same file system.
+        return fail(error.what());
+    }
+    if (lateFor(timeFor(record_.state)))
+    {
+        return fail(error.what());
+    }
+    if (record_.state == State::applying)
+    {
+        alert("applying", error.what());
+    }
+    return Next::wait;
+}
+
 Cycle::Next Cycle::fail(const std::string& why)
 {
+    if (record_.state == State::running)
+    {
+        alert("stuck", why);
+        return Next::wait;
+    }
     if (record_.state == State::applying)
     {
         Change change;
         change.reason = why;
         change.marks = {incompleteDeltaMark};
         enter(State::held, change);
-        context_.alert({record_.uuid, record_.name, "held", why});
+        alert("held", why);
         return Next::done;
     }
     Change change;
@@ -691,8 +720,7 @@ Cycle::Next Cycle::fail(const std::string& why)
     std::string job = record_.jobId;
     enter(again ? State::retrying : State::held, change);
     removeDeltas();
-    context_.alert(
-        {record_.uuid, record_.name, again ? "retrying" : "held", why});
+    alert(again ? "retrying" : "held", why);
     removeJob(job);
     return again ? Next::wait : Next::done;
 }
@@ -705,6 +733,21 @@ void Cycle::enter(State state, const Change& change)
     context_.changed(record_);
 }
 
+void Cycle::alert(const char* what, const std::string& why) const
+{
+    context_.alert({record_.uuid, record_.name, what, why});
+}
+
+seconds Cycle::limit() const
+{
+    return spec_.settings.limit.value_or(context_.settings.limit);
+}
+
+seconds Cycle::timeFor(State state) const
+{
+    return stateTime(context_.settings, state, limit());
+}
+
 double Cycle::secondsInState() const
 {
     return std::chrono::duration<double>(std::chrono::system_clock::now() -
@@ -714,7 +757,7 @@ double Cycle::secondsInState() const
 
 bool Cycle::lateFor(seconds time) const
 {
-    return std::chrono::system_clock::now() > record_.since + time;
+    return isLate(record_, time);
 }
 
 std::string Cycle::lifeMark() const

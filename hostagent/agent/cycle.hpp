@@ -10,7 +10,9 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 
@@ -33,6 +35,11 @@ struct RebootSettings
     std::uint64_t diskBytes = 1ULL << 40; ///< larger ones are not shipped
 };
 
+/** How long a VM may be in a state on its way; a reboot of this VM may take
+ * `limit`. */
+std::chrono::seconds stateTime(const RebootSettings& settings, State state,
+                               std::chrono::seconds limit);
+
 /** Mark of a VM that is held while a delta is only half applied. */
 inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
 
@@ -44,7 +51,7 @@ struct Alert
 {
     std::string uuid;
     std::string name;
-    std::string what; ///< "held", "retrying"
+    std::string what; ///< "held", "retrying"...; see airlock-hostd(8)
     std::string why;
 };
 
@@ -60,6 +67,14 @@ struct CycleContext
     /** Told of each change of state. */
     std::function<void(const VmRecord&)> changed;
 };
+
+/** Alerts for each VM that is on its way for longer than that may take: whoever
+ * works on it does not come back from a call of libvirt or QEMU. `active` are
+ * the UUIDs of domains that are on; `limits` are of the VMs whose reboots may
+ * take another time than the configured one. */
+void alertStuck(const CycleContext& context,
+                const std::set<std::string>& active,
+                const std::map<std::string, std::chrono::seconds>& limits);
 
 /** Takes one domain through its reboot, from whatever point it is at.
  *
@@ -79,6 +94,9 @@ class Cycle
      * libvirt, QEMU or the store fail; then it may be tried again later. */
     std::optional<Milliseconds> run();
 
+    /** What a boot of this domain may take. */
+    std::chrono::seconds limit() const;
+
   private:
     enum class Next
     {
@@ -87,6 +105,7 @@ class Cycle
         done,
     };
 
+    Next tryStep();
     Next step();
     Next afterRestart(bool trapped, bool loaded);
     Next startOver();
@@ -107,9 +126,12 @@ class Cycle
     void removeDeltas();
     void closeJob(Change& change, const std::string& result) const;
     void removeJob(const std::string& job);
+    Next trouble(const std::exception& error);
     Next fail(const std::string& why);
+    void alert(const char* what, const std::string& why) const;
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
+    std::chrono::seconds timeFor(State state) const;
     double secondsInState() const;
     bool lateFor(std::chrono::seconds time) const;
 

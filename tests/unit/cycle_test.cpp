@@ -24,18 +24,24 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
+using ::testing::SizeIs;
 
 /** Answers what a test wrote down for "METHOD /path", else 404. */
 class ScriptedServer
 {
   public:
     explicit ScriptedServer(test::TestPki& pki)
-        : http_({"127.0.0.1", 0}, pki.server(), [this](const auto& request) {
-              return std::make_unique<Call>(*this, request);
-          })
+        : http_(std::make_unique<http::Server>(
+              http::Server::Options{"127.0.0.1", 0}, pki.server(),
+              [this](const auto& request) {
+                  return std::make_unique<Call>(*this, request);
+              }))
     {}
 
-    std::uint16_t port() const { return http_.port(); }
+    std::uint16_t port() const { return http_->port(); }
+
+    /** Its port is closed. */
+    void stop() { http_.reset(); }
 
     void answer(const std::string& call, std::string body)
     {
@@ -96,7 +102,7 @@ class ScriptedServer
     mutable std::mutex mutex_;
     std::map<std::string, std::string> answers_;
     std::vector<std::string> calls_;
-    http::Server http_;
+    std::unique_ptr<http::Server> http_;
 };
 
 class CycleTest : public ::testing::Test
@@ -113,7 +119,7 @@ class CycleTest : public ::testing::Test
     CycleContext context()
     {
         return {store,
-                servers,
+                *servers,
                 slots,
                 settings,
                 spool(),
@@ -169,6 +175,11 @@ class CycleTest : public ::testing::Test
     std::filesystem::path deltaFile() const
     {
         return spool() / (domain->uuid() + "-1-disk0");
+    }
+
+    void writeDelta() const
+    {
+        writeFileAtomic(deltaFile(), emptyDelta(), 0600);
     }
 
     std::string jobPath(const std::string& rest = "") const
@@ -242,8 +253,10 @@ class CycleTest : public ::testing::Test
                     return std::chrono::time_point_cast<Milliseconds>(
                         std::chrono::system_clock::now() - age);
                 }};
-    ServerPool servers{{{"boot1", {"127.0.0.1", server.port()}, 1}},
-                       pki.client()};
+    std::optional<ServerPool> servers{
+        std::in_place,
+        std::vector<ServerSettings>{{"boot1", {"127.0.0.1", server.port()}, 1}},
+        pki.client()};
     JobSlots slots{1};
     RebootSettings settings;
     std::vector<Alert> alerts;
@@ -281,6 +294,135 @@ TEST_F(CycleTest, AResultHasNoDeltaForADiskThatIsReadOnly)
     run();
     EXPECT_EQ(vm().state, State::retrying);
     EXPECT_THAT(vm().reason, HasSubstr("disk 1"));
+}
+
+TEST_F(CycleTest, AJobHasAsManyDisksAsItWasAskedFor)
+{
+    enter(State::exporting);
+    Json answer = status("receiving");
+    answer["uploaded"] = Json::array();
+    server.answer("POST /v1/jobs", answer);
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("number of disks"));
+}
+
+/** Of the states in which a boot server is asked. */
+class ServerStateTest : public CycleTest,
+                        public ::testing::WithParamInterface<State>
+{};
+
+TEST_P(ServerStateTest, AServerThatLeftTheConfigurationIsGivenUp)
+{
+    enter(GetParam());
+    servers.emplace(std::vector<ServerSettings>{}, pki.client());
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("boot1"));
+    EXPECT_THAT(alertKinds(), ElementsAre("retrying"));
+}
+
+TEST_P(ServerStateTest, AServerThatIsCutOffIsWaitedForUntilItIsLate)
+{
+    State state = GetParam();
+    settings.limit = std::chrono::seconds(0);
+    settings.serverTime = std::chrono::seconds(1000);
+    settings.uploadTime = settings.returnTime = std::chrono::seconds(1000);
+    enter(state);
+    server.stop();
+    if (state != State::booting) // which waits by asking again and again
+    {
+        EXPECT_EQ(run(), std::chrono::seconds(2));
+        EXPECT_EQ(vm().state, state);
+        EXPECT_THAT(alerts, IsEmpty());
+    }
+    settings.serverTime = std::chrono::seconds(-1);
+    settings.uploadTime = settings.returnTime = std::chrono::seconds(-1);
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(alertKinds(), ElementsAre("retrying"));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ServerStateTest,
+                         ::testing::Values(State::exporting, State::booting,
+                                           State::returning, State::admitting),
+                         [](const auto& test) {
+                             return std::string(toString(test.param));
+                         });
+
+TEST_F(CycleTest, AGuestThatCannotBeResumedIsToldOf)
+{
+    enter(State::applying);
+    writeDelta();
+    domain->trapped = false;
+    domain->loaded = true;
+    bool broken = true;
+    domain->onCommand = [&](const std::string& command) {
+        if (broken && command == "set_link")
+        {
+            throw QmpError(command, "DeviceNotFound", "no net0");
+        }
+    };
+    EXPECT_EQ(run(), std::chrono::seconds(2));
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_THAT(alertKinds(), ElementsAre("stuck"));
+    EXPECT_EQ(domain->resumed, 0U);
+    // What is left is to resume it.
+    broken = false;
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(domain->resumed, 1U);
+    EXPECT_THAT(domain->applied, SizeIs(1));
+}
+
+TEST_F(CycleTest, ADiskThatTakesNoDeltaIsTriedAgainAndThenHeld)
+{
+    enter(State::applying);
+    writeDelta();
+    domain->trapped = false;
+    domain->loaded = true;
+    domain->onCommand = [&](const std::string& command) {
+        if (command == "__internal.airlock_apply")
+        {
+            throw QmpError(command, "GenericError", "no space");
+        }
+    };
+    EXPECT_EQ(run(), std::chrono::seconds(2));
+    EXPECT_EQ(vm().state, State::applying);
+    settings.returnTime = std::chrono::seconds(-1);
+    run();
+    EXPECT_EQ(vm().state, State::held);
+    EXPECT_TRUE(vm().marks.contains(incompleteDeltaMark));
+    EXPECT_THAT(alertKinds(), ElementsAre("applying", "held"));
+    EXPECT_TRUE(std::filesystem::exists(deltaFile()));
+}
+
+TEST_F(CycleTest, WhoIsOnItsWayForTooLongIsToldOf)
+{
+    enter(State::booting, std::chrono::hours(1));
+    domain->runState = RunState::off;
+    const std::string uuid = domain->uuid();
+    CycleContext all = context();
+    alertStuck(all, {}, {{uuid, std::chrono::hours(2)}});
+    EXPECT_THAT(alerts, IsEmpty());
+    alertStuck(all, {}, {});
+    EXPECT_THAT(alertKinds(), ElementsAre("stuck"));
+    EXPECT_THAT(alerts.at(0).why, HasSubstr("booting"));
+}
+
+TEST_F(CycleTest, NobodyIsStuckThatHasNothingToDo)
+{
+    for (State state : {State::trapped, State::held})
+    {
+        SCOPED_TRACE(toString(state));
+        nonce[0]++;
+        job = boot::jobId(nonce);
+        enter(State::booting, std::chrono::hours(24));
+        store.transition(domain->uuid(), State::booting, state, {.jobId = ""});
+        age = std::chrono::seconds(0);
+        alertStuck(context(), {}, {}); // off
+        EXPECT_THAT(alerts, IsEmpty());
+        store.forgetVm(domain->uuid());
+    }
 }
 
 } // namespace

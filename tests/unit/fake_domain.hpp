@@ -66,6 +66,7 @@ class FakeDomain : public host::Domain
   <features><acpi/><apic/></features>
   <cpu mode='custom' match='exact' check='none'>
     <model fallback='forbid'>Nehalem</model>
+    <topology sockets='1' dies='1' cores='1' threads='1'/>
   </cpu>
   <clock offset='utc'/>
   <on_reboot>restart</on_reboot>
@@ -78,6 +79,7 @@ class FakeDomain : public host::Domain
       <mac address='52:54:00:12:34:56'/>
       <source bridge='br0'/>
       <model type='virtio'/>
+      <driver name='qemu'/>
       <alias name='net0'/>
       <address type='pci' domain='0x0000' bus='0x00' slot='0x04' function='0x0'/>
     </interface>
