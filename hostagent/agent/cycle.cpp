@@ -124,8 +124,7 @@ Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
 
 std::optional<Milliseconds> Cycle::run()
 {
-    if (record_.state == State::running && !trapped_.trap() &&
-        !vm::queryLoaded(*domain_))
+    if (isIdle())
     {
         return setClock();
     }
@@ -139,6 +138,24 @@ std::optional<Milliseconds> Cycle::run()
         }
     }
     return std::nullopt;
+}
+
+/** There is nothing to do that would need a slot: a storm of others does not
+ * come between a held VM and its operator. */
+bool Cycle::isIdle()
+{
+    if (record_.state == State::held)
+    {
+        return domain_->state() == RunState::off || !isNewLife();
+    }
+    return record_.state == State::running && !trapped_.trap() &&
+           !vm::queryLoaded(*domain_);
+}
+
+/** It was trapped in a QEMU that the store knows nothing of. */
+bool Cycle::isNewLife()
+{
+    return trapped_.trap() && !record_.marks.contains(lifeMark());
 }
 
 /** A step whatever may happen in it: no answer of a boot server and no error
@@ -192,8 +209,7 @@ Cycle::Next Cycle::step()
     }
     if (record_.state == State::held)
     {
-        return trapped && !record_.marks.contains(lifeMark()) ? startOver()
-                                                              : Next::done;
+        return isNewLife() ? startOver() : Next::done;
     }
     if (record_.state == State::running)
     {
@@ -244,9 +260,11 @@ Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
         alert("resumed", "somebody else resumed the guest before its disk was "
                          "complete: check its file systems");
         Change change;
+        change.clearMarks = true;
         std::string job = record_.jobId;
         closeJob(change, "abandoned");
         enter(State::running, change);
+        removeDeltas();
         removeJob(job);
         return Next::done;
     }
@@ -291,7 +309,7 @@ Cycle::Next Cycle::begin()
 void Cycle::abandon()
 {
     std::string job = record_.jobId;
-    if (job.empty() || record_.state == State::applying)
+    if (job.empty() || deltaPending(record_))
     {
         return;
     }
@@ -646,6 +664,10 @@ void Cycle::closeJob(Change& change, const std::string& result) const
 /** Of any generation: a crash may have left some. */
 void Cycle::removeDeltas()
 {
+    if (deltaPending(record_))
+    {
+        throw Error("the delta of " + record_.name + " is not complete yet");
+    }
     std::error_code ignored;
     for (const auto& entry :
          std::filesystem::directory_iterator(context_.spool, ignored))
@@ -679,7 +701,7 @@ void Cycle::removeJob(const std::string& job)
  * guest that cannot be written. */
 Cycle::Next Cycle::trouble(const std::exception& error)
 {
-    if (isOutOfSpace(error))
+    if (isOutOfSpace(error) && !deltaPending(record_))
     {
         removeDeltas(); // The state may be in the same file system.
         return fail(error.what());
@@ -702,7 +724,7 @@ Cycle::Next Cycle::fail(const std::string& why)
         alert("stuck", why);
         return Next::wait;
     }
-    if (record_.state == State::applying)
+    if (deltaPending(record_))
     {
         Change change;
         change.reason = why;

@@ -40,9 +40,6 @@ struct RebootSettings
 std::chrono::seconds stateTime(const RebootSettings& settings, State state,
                                std::chrono::seconds limit);
 
-/** Mark of a VM that is held while a delta is only half applied. */
-inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
-
 /** Mark of a VM whose clock is to be set when its agent answers. */
 inline constexpr const char* clockMark = "clock";
 
@@ -105,6 +102,8 @@ class Cycle
         done,
     };
 
+    bool isIdle();
+    bool isNewLife();
     Next tryStep();
     Next step();
     Next afterRestart(bool trapped, bool loaded);

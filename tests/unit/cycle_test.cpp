@@ -120,7 +120,7 @@ class CycleTest : public ::testing::Test
     {
         return {store,
                 *servers,
-                slots,
+                *slots,
                 settings,
                 spool(),
                 [this](const Alert& alert) { alerts.push_back(alert); },
@@ -257,7 +257,7 @@ class CycleTest : public ::testing::Test
         std::in_place,
         std::vector<ServerSettings>{{"boot1", {"127.0.0.1", server.port()}, 1}},
         pki.client()};
-    JobSlots slots{1};
+    std::optional<JobSlots> slots{1U};
     RebootSettings settings;
     std::vector<Alert> alerts;
 };
@@ -423,6 +423,58 @@ TEST_F(CycleTest, NobodyIsStuckThatHasNothingToDo)
         EXPECT_THAT(alerts, IsEmpty());
         store.forgetVm(domain->uuid());
     }
+}
+
+/** Held with a disk that is half written: what leads on is its completion. */
+class HalfWrittenTest : public CycleTest
+{
+  protected:
+    HalfWrittenTest()
+    {
+        enter(State::applying);
+        writeDelta();
+        store.transition(domain->uuid(), State::applying, State::held,
+                         {.marks = {incompleteDeltaMark}});
+    }
+
+    void expectKept() const
+    {
+        EXPECT_EQ(vm().state, State::held);
+        EXPECT_TRUE(vm().marks.contains(incompleteDeltaMark));
+        EXPECT_TRUE(std::filesystem::exists(deltaFile()));
+    }
+};
+
+TEST_F(HalfWrittenTest, IsKeptWhenItsQemuEnds)
+{
+    domain->runState = RunState::off;
+    EXPECT_EQ(run(), std::nullopt);
+    expectKept();
+}
+
+TEST_F(HalfWrittenTest, IsKeptWhateverQemuSays)
+{
+    domain->onCommand = [](const std::string& command) {
+        throw QmpError(command, "GenericError", "not now");
+    };
+    EXPECT_THROW(run(), QmpError);
+    expectKept();
+}
+
+TEST_F(HalfWrittenTest, TakesNoSlot)
+{
+    slots.emplace(0U); // there is none
+    EXPECT_EQ(run(), std::nullopt);
+    expectKept();
+}
+
+TEST_F(HalfWrittenTest, IsCompletedInTheNextLifeBeforeItBoots)
+{
+    domain->number++;
+    run();
+    EXPECT_THAT(domain->applied, SizeIs(1));
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_FALSE(std::filesystem::exists(deltaFile()));
 }
 
 } // namespace
