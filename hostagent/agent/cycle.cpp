@@ -34,14 +34,6 @@ constexpr seconds stuckMargin{60};
 constexpr seconds agentTime{60};
 constexpr Milliseconds agentStep{500};
 
-/** Tells this run of the host's kernel from others, so that libvirt's domain
- * numbers are not mistaken for one another. */
-std::string bootId()
-{
-    Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
-    return {text.begin(), std::find(text.begin(), text.end(), '\n')};
-}
-
 /** What waiting does not help against, but an operator does. */
 bool isOutOfSpace(const std::exception& error)
 {
@@ -144,18 +136,20 @@ std::optional<Milliseconds> Cycle::run()
  * come between a held VM and its operator. */
 bool Cycle::isIdle()
 {
-    if (record_.state == State::held)
+    if (record_.state == State::held && domain_->state() == RunState::off)
     {
-        return domain_->state() == RunState::off || !isNewLife();
+        return true;
     }
-    return record_.state == State::running && !trapped_.trap() &&
-           !vm::queryLoaded(*domain_);
+    qemu_ = vm::queryTrap(*domain_);
+    return record_.state == State::held ? !isNewLife()
+                                        : record_.state == State::running &&
+                                              !qemu_.trap && !qemu_.loaded;
 }
 
-/** It was trapped in a QEMU that the store knows nothing of. */
-bool Cycle::isNewLife()
+/** It was trapped, and the store knows nothing of that. */
+bool Cycle::isNewLife() const
 {
-    return trapped_.trap() && !record_.marks.contains(lifeMark());
+    return qemu_.trap && !record_.marks.contains(lifeMark());
 }
 
 /** A step whatever may happen in it: no answer of a boot server and no error
@@ -199,9 +193,9 @@ Cycle::Next Cycle::step()
         abandon();
         return Next::done;
     }
-    bool trapped = trapped_.trap().has_value();
-    bool loaded = !trapped && vm::queryLoaded(*domain_);
-    if ((trapped || loaded) && domain_->state() == RunState::running)
+    qemu_ = vm::queryTrap(*domain_);
+    bool waits = qemu_.trap || qemu_.loaded;
+    if (waits && domain_->state() == RunState::running)
     {
         // libvirt may miss that QEMU has stopped when it is about to note that
         // it has started it (seen with 11.3 and a reboot by the power button).
@@ -213,20 +207,22 @@ Cycle::Next Cycle::step()
     }
     if (record_.state == State::running)
     {
-        return trapped ? begin() : resume(loaded);
+        return qemu_.trap ? begin() : resume(qemu_.loaded);
     }
-    if (record_.state == State::applying || record_.state == State::admitting)
+    if (record_.state == State::applying)
     {
-        return afterRestart(trapped, loaded);
+        return complete();
     }
-    if (!trapped)
+    if (record_.state == State::admitting && qemu_.loaded)
     {
-        // Somebody else gave it a state, for example `virsh restore`.
-        abandon();
-        enter(State::running);
-        return Next::done;
+        enter(State::applying);
+        return Next::goOn;
     }
-    if (!record_.marks.contains(lifeMark()))
+    if (!qemu_.trap)
+    {
+        return untrapped();
+    }
+    if (isNewLife())
     {
         return begin();
     }
@@ -238,44 +234,69 @@ Cycle::Next Cycle::step()
         return waitBooted();
     case State::returning:
         return fetchDeltas();
+    case State::admitting:
+        return admit();
     default:
         return choose();
     }
 }
 
-Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
+/** A disk that may be half written, in whatever QEMU there is now. */
+Cycle::Next Cycle::complete()
 {
-    bool applying = record_.state == State::applying;
-    if (loaded)
+    if (qemu_.loaded)
     {
-        if (!applying)
-        {
-            enter(State::applying);
-        }
         return apply();
     }
-    if (!trapped)
+    if (qemu_.ran)
     {
         // Its own writes are newer now; the delta must not replace them.
-        alert("resumed", "somebody else resumed the guest before its disk was "
-                         "complete: check its file systems");
-        Change change;
-        change.clearMarks = true;
-        std::string job = record_.jobId;
-        closeJob(change, "abandoned");
-        enter(State::running, change);
-        removeDeltas();
-        removeJob(job);
-        return Next::done;
+        alertResumed();
+        return qemu_.trap ? begin() : giveUp();
     }
-    if (applying)
+    if (!qemu_.trap)
     {
-        // A new QEMU, or a reset before the first instruction: what the boot
-        // wrote is completed, and the guest boots once more from it.
-        applyDeltas();
-        return begin();
+        return Next::wait; // A new QEMU, which has not come to the trap yet.
     }
-    return record_.marks.contains(lifeMark()) ? admit() : begin();
+    // A new QEMU, or a reset before the first instruction: what the boot wrote
+    // is completed, and the guest boots once more from it.
+    applyDeltas();
+    return begin();
+}
+
+/** On its way, and neither trapped nor loaded by us. */
+Cycle::Next Cycle::untrapped()
+{
+    if (qemu_.atStub)
+    {
+        abandon(); // A new QEMU, which has not come to the trap yet.
+        return Next::wait;
+    }
+    if (record_.state == State::admitting)
+    {
+        alertResumed();
+    }
+    // Else somebody else gave it a state.
+    return giveUp();
+}
+
+void Cycle::alertResumed() const
+{
+    alert("resumed", "somebody else resumed the guest before its disk was "
+                     "complete: check its file systems");
+}
+
+/** The guest runs without the job. */
+Cycle::Next Cycle::giveUp()
+{
+    Change change;
+    change.clearMarks = true;
+    std::string job = record_.jobId;
+    closeJob(change, "abandoned");
+    enter(State::running, change);
+    removeDeltas();
+    removeJob(job);
+    return Next::done;
 }
 
 Cycle::Next Cycle::startOver()
@@ -562,7 +583,7 @@ Cycle::Next Cycle::admit()
     figures_["sections-dropped"] = report.dropped.size();
     figures_["memory-bytes"] = report.memory.bytes();
     enter(State::applying);
-    return apply();
+    return Next::goOn;
 }
 
 void Cycle::applyDeltas()
@@ -782,9 +803,10 @@ bool Cycle::lateFor(seconds time) const
     return isLate(record_, time);
 }
 
+/** Of one trap in one QEMU process. */
 std::string Cycle::lifeMark() const
 {
-    return fmt::format("life/{}/{}", bootId(), domain_->id());
+    return fmt::format("life/{:016x}/{}", qemu_.life, qemu_.trap->count);
 }
 
 } // namespace airlock::host

@@ -103,10 +103,13 @@ class Cycle
     };
 
     bool isIdle();
-    bool isNewLife();
+    bool isNewLife() const;
     Next tryStep();
     Next step();
-    Next afterRestart(bool trapped, bool loaded);
+    Next complete();
+    Next untrapped();
+    Next giveUp();
+    void alertResumed() const;
     Next startOver();
     Next begin();
     void abandon();
@@ -145,6 +148,7 @@ class Cycle
     std::stop_token stop_;
     DomainSpec spec_;
     TrappedDomain trapped_;
+    vm::TrapState qemu_; ///< as the step saw it
     VmRecord record_;
     std::optional<boot::JobStatus> status_;
     std::map<std::string, double> seconds_;

@@ -164,12 +164,7 @@ class CycleTest : public ::testing::Test
 
     std::string lifeMark() const
     {
-        Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
-        return fmt::format(
-            "life/{}/{}",
-            std::string(text.begin(),
-                        std::find(text.begin(), text.end(), '\n')),
-            domain->id());
+        return fmt::format("life/{:016x}/{}", domain->life, domain->traps);
     }
 
     std::filesystem::path deltaFile() const
@@ -354,8 +349,7 @@ TEST_F(CycleTest, AGuestThatCannotBeResumedIsToldOf)
 {
     enter(State::applying);
     writeDelta();
-    domain->trapped = false;
-    domain->loaded = true;
+    domain->isLoaded();
     bool broken = true;
     domain->onCommand = [&](const std::string& command) {
         if (broken && command == "set_link")
@@ -378,8 +372,7 @@ TEST_F(CycleTest, ADiskThatTakesNoDeltaIsTriedAgainAndThenHeld)
 {
     enter(State::applying);
     writeDelta();
-    domain->trapped = false;
-    domain->loaded = true;
+    domain->isLoaded();
     domain->onCommand = [&](const std::string& command) {
         if (command == "__internal.airlock_apply")
         {
@@ -470,9 +463,174 @@ TEST_F(HalfWrittenTest, TakesNoSlot)
 
 TEST_F(HalfWrittenTest, IsCompletedInTheNextLifeBeforeItBoots)
 {
-    domain->number++;
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
     run();
     EXPECT_THAT(domain->applied, SizeIs(1));
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_FALSE(std::filesystem::exists(deltaFile()));
+}
+
+/** What the host agent finds in QEMU when it looks. */
+enum class Found
+{
+    off,
+    startedPaused, ///< a new QEMU before its stub has run
+    starting,      ///< the same, and the stub is about to run
+    trapped,       ///< as the store knows it
+    trappedAnew,   ///< a new QEMU
+    loaded,
+    running,
+    paused,        ///< it has run
+    ranAndTrapped, ///< it has run with the state and has reset itself
+};
+
+/** A state of the store, what QEMU is like, and what has to come of it. */
+struct Cell
+{
+    State state;
+    Found found;
+    State then;
+    const char* deltas; ///< "kept", "applied", "gone"
+    bool alerted = false;
+    bool resumed = false;
+};
+
+std::string nameOf(Found found)
+{
+    switch (found)
+    {
+    case Found::off:
+        return "Off";
+    case Found::startedPaused:
+        return "StartedPaused";
+    case Found::starting:
+        return "Starting";
+    case Found::trapped:
+        return "Trapped";
+    case Found::trappedAnew:
+        return "TrappedAnew";
+    case Found::loaded:
+        return "Loaded";
+    case Found::running:
+        return "Running";
+    case Found::paused:
+        return "Paused";
+    default:
+        return "RanAndTrapped";
+    }
+}
+
+class CellTest : public CycleTest, public ::testing::WithParamInterface<Cell>
+{
+  protected:
+    void arrange(Found found)
+    {
+        switch (found)
+        {
+        case Found::off:
+            domain->runState = RunState::off;
+            break;
+        case Found::startedPaused:
+            domain->isStarted(RunState::paused);
+            break;
+        case Found::starting:
+            domain->isStarted(RunState::running);
+            break;
+        case Found::trapped:
+            break;
+        case Found::trappedAnew:
+            domain->isStarted(RunState::running);
+            domain->isTrapped();
+            break;
+        case Found::loaded:
+            domain->isLoaded();
+            break;
+        case Found::running:
+            domain->runs();
+            break;
+        case Found::paused:
+            domain->runs();
+            domain->runState = RunState::paused;
+            break;
+        case Found::ranAndTrapped:
+            domain->runs();
+            domain->isTrapped();
+            domain->traps++;
+            break;
+        }
+    }
+};
+
+TEST_P(CellTest, DoesWhatTheDiskNeeds)
+{
+    const Cell& cell = GetParam();
+    enter(cell.state);
+    writeDelta();
+    arrange(cell.found);
+    server.stop();
+    run();
+    EXPECT_EQ(toString(vm().state), toString(cell.then));
+    EXPECT_EQ(domain->applied.empty()
+                  ? std::filesystem::exists(deltaFile()) ? "kept" : "gone"
+                  : "applied",
+              std::string(cell.deltas));
+    EXPECT_EQ(!alerts.empty(), cell.alerted);
+    EXPECT_EQ(domain->resumed != 0, cell.resumed);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Applying, CellTest,
+    ::testing::Values(
+        Cell{State::applying, Found::off, State::applying, "kept"},
+        Cell{State::applying, Found::startedPaused, State::applying, "kept"},
+        Cell{State::applying, Found::starting, State::applying, "kept"},
+        Cell{State::applying, Found::trapped, State::trapped, "applied"},
+        Cell{State::applying, Found::trappedAnew, State::trapped, "applied"},
+        Cell{State::applying, Found::loaded, State::running, "applied", false,
+             true},
+        Cell{State::applying, Found::running, State::running, "gone", true},
+        Cell{State::applying, Found::paused, State::running, "gone", true},
+        Cell{State::applying, Found::ranAndTrapped, State::trapped, "gone",
+             true}),
+    [](const auto& test) { return nameOf(test.param.found); });
+
+INSTANTIATE_TEST_SUITE_P(
+    Admitting, CellTest,
+    ::testing::Values(
+        Cell{State::admitting, Found::off, State::trapped, "gone"},
+        Cell{State::admitting, Found::startedPaused, State::trapped, "gone"},
+        Cell{State::admitting, Found::starting, State::trapped, "gone"},
+        Cell{State::admitting, Found::trapped, State::admitting, "kept"},
+        Cell{State::admitting, Found::trappedAnew, State::trapped, "gone"},
+        Cell{State::admitting, Found::loaded, State::running, "applied", false,
+             true},
+        Cell{State::admitting, Found::running, State::running, "gone", true},
+        Cell{State::admitting, Found::paused, State::running, "gone", true},
+        Cell{State::admitting, Found::ranAndTrapped, State::trapped, "gone"}),
+    [](const auto& test) { return nameOf(test.param.found); });
+
+INSTANTIATE_TEST_SUITE_P(
+    Returning, CellTest,
+    ::testing::Values(
+        Cell{State::returning, Found::off, State::trapped, "gone"},
+        Cell{State::returning, Found::startedPaused, State::trapped, "gone"},
+        Cell{State::returning, Found::starting, State::trapped, "gone"},
+        Cell{State::returning, Found::trapped, State::returning, "kept"},
+        Cell{State::returning, Found::trappedAnew, State::trapped, "gone"},
+        Cell{State::returning, Found::running, State::running, "gone"},
+        Cell{State::returning, Found::paused, State::running, "gone"},
+        Cell{State::returning, Found::ranAndTrapped, State::trapped, "gone"}),
+    [](const auto& test) { return nameOf(test.param.found); });
+
+TEST_F(HalfWrittenTest, IsNotCompletedOverWhatTheGuestWroteSince)
+{
+    domain->runs();
+    domain->isTrapped();
+    domain->traps++;
+    run();
+    EXPECT_THAT(domain->applied, IsEmpty());
+    EXPECT_THAT(alertKinds(), ElementsAre("resumed"));
     EXPECT_EQ(vm().state, State::trapped);
     EXPECT_FALSE(std::filesystem::exists(deltaFile()));
 }

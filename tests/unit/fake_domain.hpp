@@ -24,7 +24,10 @@ class FakeDomain : public host::Domain
     host::RunState runState = host::RunState::paused;
     bool trapped = true;
     bool loaded = false;
-    int number = 1;
+    bool atStub = true;
+    bool ran = false;
+    std::uint64_t life = 1; ///< number of its QEMU process
+    std::uint64_t traps = 1;
     bool dataReadOnly = true;
     std::string source = "/images/root.raw";
     /** Called before each command, may throw. */
@@ -38,16 +41,45 @@ class FakeDomain : public host::Domain
     const std::string& uuid() const override { return uuid_; }
     const std::string& name() const override { return name_; }
     host::RunState state() const override { return runState; }
-    int id() const override
-    {
-        return runState == host::RunState::off ? -1 : number;
-    }
+    int id() const override { return runState == host::RunState::off ? -1 : 1; }
 
     void resume() override
     {
         resumed++;
         runState = host::RunState::running;
         loaded = false;
+        ran = ran || !atStub;
+    }
+
+    // What happens to a QEMU.
+    void isTrapped()
+    {
+        trapped = atStub = true;
+        loaded = false;
+        runState = host::RunState::paused;
+    }
+
+    void isLoaded()
+    {
+        trapped = atStub = ran = false;
+        loaded = true;
+        runState = host::RunState::paused;
+    }
+
+    void runs()
+    {
+        trapped = atStub = loaded = false;
+        ran = true;
+        runState = host::RunState::running;
+    }
+
+    /** Started, and the stub has not run yet. */
+    void isStarted(host::RunState state)
+    {
+        life++;
+        trapped = loaded = ran = false;
+        atStub = true;
+        runState = state;
     }
 
     void suspend() override { runState = host::RunState::paused; }
@@ -166,7 +198,9 @@ class FakeDomain : public host::Domain
 
     Json trapInfo() const
     {
-        Json out = {{"trapped", trapped}, {"loaded", loaded}, {"count", 1}};
+        Json out = {{"trapped", trapped}, {"loaded", loaded},
+                    {"at-stub", atStub},  {"ran", ran},
+                    {"life", life},       {"count", traps}};
         if (trapped)
         {
             out["cause"] = "cold-start";
