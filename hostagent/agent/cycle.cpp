@@ -47,6 +47,25 @@ bool isLate(const VmRecord& vm, seconds time)
     return std::chrono::system_clock::now() > vm.since + time;
 }
 
+/** The boot server need not keep a job that is closed here. */
+void removeFrom(ServerPool& servers, const std::string& server,
+                const std::string& job)
+{
+    if (job.empty())
+    {
+        return;
+    }
+    servers.ended(server);
+    try
+    {
+        servers.connect(server).remove(job);
+    }
+    catch (const Error&)
+    {
+        // It forgets the job by itself after a time, or is what failed.
+    }
+}
+
 /** Looks at a delta as a whole before any of it is used. */
 class DeltaCheck
 {
@@ -105,6 +124,24 @@ void alertStuck(const CycleContext& context,
                                        toString(vm.state))});
         }
     }
+}
+
+void discardDelta(const CycleContext& context, const VmRecord& vm)
+{
+    Change change;
+    change.reason = "released by an operator, what the boot wrote was "
+                    "discarded";
+    change.discardDelta = true;
+    if (!vm.jobId.empty())
+    {
+        change.closeJob = JobEnd{
+            vm.jobId, "abandoned: an operator discarded its delta", {}, {}};
+        change.jobId = "";
+    }
+    context.changed(
+        context.store.transition(vm.uuid, State::held, State::held, change));
+    DeltaSpool::remove(context.spool, vm.uuid);
+    removeFrom(context.servers, vm.bootServer, vm.jobId);
 }
 
 Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
@@ -271,6 +308,12 @@ Cycle::Next Cycle::untrapped()
     {
         abandon(); // A new QEMU, which has not come to the trap yet.
         return Next::wait;
+    }
+    if (qemu_.loaded)
+    {
+        return hold("a state is loaded that its disks do not belong to; stop "
+                    "and start it",
+                    {});
     }
     if (record_.state == State::admitting)
     {
@@ -516,16 +559,16 @@ Cycle::Next Cycle::waitBooted()
     return Next::done;
 }
 
-std::filesystem::path Cycle::deltaFile(std::size_t disk) const
+DeltaSpool Cycle::spool() const
 {
-    return context_.spool /
-           fmt::format("{}-{}-disk{}", record_.uuid, record_.generation, disk);
+    return {context_.spool, record_.uuid, record_.generation};
 }
 
 void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
                        std::uint64_t diskBytes, const boot::DeltaFile& expected)
 {
-    std::filesystem::path part = deltaFile(disk);
+    std::filesystem::path whole = spool().file(disk);
+    std::filesystem::path part = whole;
     part += ".part";
     UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     DeltaCheck check(diskBytes);
@@ -538,7 +581,7 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
     {
         throwErrno("cannot sync " + part.string());
     }
-    std::filesystem::rename(part, deltaFile(disk));
+    std::filesystem::rename(part, whole);
     figures_[fmt::format("disk-{}-delta-bytes", disk)] = expected.bytes;
 }
 
@@ -551,6 +594,7 @@ Cycle::Next Cycle::fetchDeltas()
     {
         throw Refused("job status", "is not of a job that is done");
     }
+    std::vector<SpooledDisk> spooled = spooledDisks(spec_, all);
     for (std::size_t i = 0; i < all.size(); i++)
     {
         const auto& expected = status_->result->disks[i];
@@ -563,9 +607,10 @@ Cycle::Next Cycle::fetchDeltas()
         if (expected)
         {
             fetchDelta(client, i, all[i].bytes, *expected);
+            spooled[i].delta = expected;
         }
     }
-    syncDirectory(context_.spool);
+    spool().complete(spooled);
     enter(State::admitting);
     return Next::goOn;
 }
@@ -586,15 +631,17 @@ Cycle::Next Cycle::admit()
     return Next::goOn;
 }
 
+/** All or nothing is looked at first: no disk is written when one of them is
+ * another one by now. */
 void Cycle::applyDeltas()
 {
     std::vector<QemuDisk> all = disks();
+    auto deltas = spool().open(spooledDisks(spec_, all));
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        if (!all[i].readOnly)
+        if (deltas[i])
         {
-            UniqueFd delta = openFile(deltaFile(i), O_RDONLY);
-            vm::applyDelta(*domain_, all[i].device, delta.get());
+            vm::applyDelta(*domain_, all[i].device, deltas[i]->get());
         }
     }
 }
@@ -682,40 +729,18 @@ void Cycle::closeJob(Change& change, const std::string& result) const
     }
 }
 
-/** Of any generation: a crash may have left some. */
 void Cycle::removeDeltas()
 {
     if (deltaPending(record_))
     {
         throw Error("the delta of " + record_.name + " is not complete yet");
     }
-    std::error_code ignored;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(context_.spool, ignored))
-    {
-        if (entry.path().filename().string().starts_with(record_.uuid))
-        {
-            std::filesystem::remove(entry.path(), ignored);
-        }
-    }
+    DeltaSpool::remove(context_.spool, record_.uuid);
 }
 
-/** The boot server need not keep a job that is closed here. */
 void Cycle::removeJob(const std::string& job)
 {
-    if (job.empty())
-    {
-        return;
-    }
-    context_.servers.ended(record_.bootServer);
-    try
-    {
-        context_.servers.connect(record_.bootServer).remove(job);
-    }
-    catch (const Error&)
-    {
-        // It forgets the job by itself after a time, or is what failed.
-    }
+    removeFrom(context_.servers, record_.bootServer, job);
 }
 
 /** What may go away by itself: a server that cannot be reached, a disk of the
@@ -747,12 +772,7 @@ Cycle::Next Cycle::fail(const std::string& why)
     }
     if (deltaPending(record_))
     {
-        Change change;
-        change.reason = why;
-        change.marks = {incompleteDeltaMark};
-        enter(State::held, change);
-        alert("held", why);
-        return Next::done;
+        return hold(why, {incompleteDeltaMark});
     }
     Change change;
     change.reason = why;
@@ -766,6 +786,21 @@ Cycle::Next Cycle::fail(const std::string& why)
     alert(again ? "retrying" : "held", why);
     removeJob(job);
     return again ? Next::wait : Next::done;
+}
+
+/** In this life; the next one may go on. */
+Cycle::Next Cycle::hold(const std::string& why, std::vector<std::string> marks)
+{
+    Change change;
+    change.reason = why;
+    change.marks = std::move(marks);
+    if (qemu_.trap)
+    {
+        change.marks.push_back(lifeMark());
+    }
+    enter(State::held, change);
+    alert("held", why);
+    return Next::done;
 }
 
 void Cycle::enter(State state, const Change& change)

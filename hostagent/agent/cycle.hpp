@@ -2,6 +2,7 @@
 
 #include "common/deadline.hpp"
 #include "devmodel/handover/bundle.hpp"
+#include "hostagent/agent/delta_spool.hpp"
 #include "hostagent/agent/servers.hpp"
 #include "hostagent/agent/slots.hpp"
 #include "hostagent/agent/trapped_domain.hpp"
@@ -73,6 +74,11 @@ void alertStuck(const CycleContext& context,
                 const std::set<std::string>& active,
                 const std::map<std::string, std::chrono::seconds>& limits);
 
+/** An operator gives up what a boot wrote to the disks of a VM that is held
+ * while a delta is only half applied: its disks are whatever the operator says
+ * that they are. It stays held in this life. */
+void discardDelta(const CycleContext& context, const VmRecord& vm);
+
 /** Takes one domain through its reboot, from whatever point it is at.
  *
  * Each change of state is durable before it is acted on, and each action may
@@ -130,6 +136,7 @@ class Cycle
     void removeJob(const std::string& job);
     Next trouble(const std::exception& error);
     Next fail(const std::string& why);
+    Next hold(const std::string& why, std::vector<std::string> marks);
     void alert(const char* what, const std::string& why) const;
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
@@ -140,7 +147,7 @@ class Cycle
     boot::JobRequest request(const std::vector<QemuDisk>& disks) const;
     handover::JobTicket ticket() const;
     std::vector<QemuDisk> disks();
-    std::filesystem::path deltaFile(std::size_t disk) const;
+    DeltaSpool spool() const;
     std::string lifeMark() const;
 
     CycleContext& context_;

@@ -323,6 +323,11 @@ class Store::Impl
         record.since = from == to ? record.since : clock_();
         write(record);
         writeMarks(uuid, clear, change.marks);
+        if (change.discardDelta)
+        {
+            run("DELETE FROM marks WHERE uuid = ? AND step = ?", uuid,
+                incompleteDeltaMark);
+        }
         writeJobs(change);
         VmRecord out = *vm(uuid);
         transaction.commit();

@@ -127,6 +127,7 @@ struct Change
     std::optional<std::string> nonce;
     std::vector<std::string> marks; ///< steps that are done by now
     bool clearMarks = false;        ///< before `marks` are added
+    bool discardDelta = false;      ///< removes incompleteDeltaMark
     std::optional<JobRecord> openJob;
     std::optional<JobEnd> closeJob; ///< closed before `openJob` is opened
 };

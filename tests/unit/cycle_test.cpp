@@ -54,11 +54,8 @@ class ScriptedServer
         answer(call, dumpJson(body));
     }
 
-    std::vector<std::string> calls() const
-    {
-        std::lock_guard lock(mutex_);
-        return calls_;
-    }
+    /** Called with each call, in a thread of the server. Set it before. */
+    std::function<void(const std::string& call)> onCall;
 
   private:
     class Call : public http::Exchange
@@ -87,8 +84,11 @@ class ScriptedServer
 
     http::Answer find(const std::string& call)
     {
+        if (onCall)
+        {
+            onCall(call);
+        }
         std::lock_guard lock(mutex_);
-        calls_.push_back(call);
         auto found = answers_.find(call);
         if (found == answers_.end())
         {
@@ -101,7 +101,6 @@ class ScriptedServer
 
     mutable std::mutex mutex_;
     std::map<std::string, std::string> answers_;
-    std::vector<std::string> calls_;
     std::unique_ptr<http::Server> http_;
 };
 
@@ -172,9 +171,17 @@ class CycleTest : public ::testing::Test
         return spool() / (domain->uuid() + "-1-disk0");
     }
 
+    /** What an earlier process has fetched. */
     void writeDelta() const
     {
-        writeFileAtomic(deltaFile(), emptyDelta(), 0600);
+        std::string delta = emptyDelta();
+        writeFileAtomic(deltaFile(), delta, 0600);
+        auto disks =
+            spooledDisks(parseDomain(domain->xml()),
+                         findDisks(*domain, {"virtio-disk0", "virtio-disk1"}));
+        disks.at(0).delta = {delta.size(),
+                             sha256(Bytes(delta.begin(), delta.end()))};
+        DeltaSpool(spool(), domain->uuid(), 1).complete(disks);
     }
 
     std::string jobPath(const std::string& rest = "") const
@@ -633,6 +640,126 @@ TEST_F(HalfWrittenTest, IsNotCompletedOverWhatTheGuestWroteSince)
     EXPECT_THAT(alertKinds(), ElementsAre("resumed"));
     EXPECT_EQ(vm().state, State::trapped);
     EXPECT_FALSE(std::filesystem::exists(deltaFile()));
+}
+
+TEST_F(CycleTest, ADeltaIsCompleteBeforeTheStateIsAdmitted)
+{
+    enter(State::returning);
+    std::string delta = emptyDelta();
+    server.answer("GET " + jobPath(), done({file(delta), nullptr}));
+    server.answer("GET " + jobPath("/disks/0"), delta);
+    std::vector<SpooledDisk> disks =
+        spooledDisks(parseDomain(domain->xml()),
+                     findDisks(*domain, {"virtio-disk0", "virtio-disk1"}));
+    std::size_t deltas = 0;
+    server.onCall = [&](const std::string& call) {
+        if (call == "GET " + jobPath("/manifest"))
+        {
+            auto open = DeltaSpool(spool(), domain->uuid(), 1).open(disks);
+            deltas = static_cast<std::size_t>(std::ranges::count_if(
+                open, [](const auto& one) { return one.has_value(); }));
+        }
+    };
+    run();
+    EXPECT_EQ(deltas, 1U);
+    EXPECT_EQ(vm().state, State::retrying); // there is no manifest
+    EXPECT_TRUE(std::filesystem::is_empty(spool()));
+}
+
+/** A QEMU that was lost while it took the delta, and then something else
+ * happened to its disks. */
+class OtherDisksTest : public CycleTest
+{
+  protected:
+    OtherDisksTest()
+    {
+        domain->source = (directory.path() / "root.raw").string();
+        writeFileAtomic(domain->source, "one");
+        enter(State::applying);
+        writeDelta();
+        domain->isStarted(RunState::running);
+        domain->isTrapped();
+    }
+
+    void expectHeld(const std::string& why)
+    {
+        run();
+        EXPECT_EQ(vm().state, State::held);
+        EXPECT_THAT(vm().reason, HasSubstr(why));
+        EXPECT_TRUE(vm().marks.contains(incompleteDeltaMark));
+        EXPECT_THAT(domain->applied, IsEmpty());
+        EXPECT_THAT(alertKinds(), ElementsAre("held"));
+        // And is left alone then.
+        EXPECT_EQ(run(), std::nullopt);
+        EXPECT_THAT(alerts, SizeIs(1));
+    }
+};
+
+TEST_F(OtherDisksTest, TheSameDisksTakeIt)
+{
+    run();
+    EXPECT_THAT(domain->applied, SizeIs(1));
+}
+
+TEST_F(OtherDisksTest, AnotherSource)
+{
+    domain->source = "/images/other.raw";
+    expectHeld("other.raw");
+}
+
+TEST_F(OtherDisksTest, AnotherFileOfThatName)
+{
+    writeFileAtomic(domain->source, "two"); // the old inode is still in use
+    expectHeld("another file");
+}
+
+TEST_F(OtherDisksTest, ADiskThatIsWritableNow)
+{
+    domain->dataReadOnly = false;
+    expectHeld("was read-only");
+}
+
+TEST_F(OtherDisksTest, ADeltaThatIsMissing)
+{
+    std::filesystem::remove(deltaFile());
+    expectHeld("vda: is missing");
+}
+
+TEST_F(OtherDisksTest, ADeltaThatSomebodyChanged)
+{
+    std::string delta = emptyDelta();
+    delta.back() = static_cast<char>(delta.back() ^ 1);
+    writeFileAtomic(deltaFile(), delta);
+    expectHeld("not what the boot server sent");
+}
+
+TEST_F(OtherDisksTest, AreFollowedAgainWhenTheDeltaWasDiscarded)
+{
+    domain->source = "/images/other.raw";
+    expectHeld("other.raw");
+    discardDelta(context(), vm());
+    EXPECT_EQ(vm().state, State::held);
+    EXPECT_FALSE(deltaPending(vm()));
+    EXPECT_EQ(vm().jobId, "");
+    EXPECT_FALSE(std::filesystem::exists(deltaFile()));
+    EXPECT_EQ(run(), std::nullopt); // held in this life
+    EXPECT_EQ(vm().state, State::held);
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
+    server.stop();
+    run();
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_EQ(vm().generation, 2U);
+}
+
+TEST_F(HalfWrittenTest, DoesNotRunWithADeltaThatWasDiscarded)
+{
+    domain->isLoaded();
+    discardDelta(context(), vm());
+    store.transition(domain->uuid(), State::held, State::trapped); // retry
+    run();
+    EXPECT_EQ(vm().state, State::held);
+    EXPECT_EQ(domain->resumed, 0U);
 }
 
 } // namespace
