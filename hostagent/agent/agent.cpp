@@ -56,10 +56,16 @@ void Agent::pokeAll()
 {
     try
     {
+        std::set<std::string> active;
         for (const auto& domain : connection_->activeDomains())
         {
+            active.insert(domain->uuid());
             poke(domain->uuid());
         }
+        std::unique_lock lock(mutex_);
+        std::map<std::string, std::chrono::seconds> limits = limits_;
+        lock.unlock();
+        alertStuck(context_, active, limits);
     }
     catch (const Error& error)
     {
@@ -224,7 +230,12 @@ std::optional<Milliseconds> Agent::runCycle(const std::string& uuid,
         {
             return std::nullopt;
         }
-        return Cycle(context_, domain, stop).run();
+        Cycle cycle(context_, domain, stop);
+        {
+            std::lock_guard lock(mutex_);
+            limits_[uuid] = cycle.limit();
+        }
+        return cycle.run();
     }
     catch (const std::exception& error)
     {

@@ -133,7 +133,7 @@ boot::Client ServerPool::connect(const std::string& name) const
     auto found = std::ranges::find(servers_, name, &ServerSettings::name);
     if (found == servers_.end())
     {
-        throw Error("the configuration has no boot server " + name);
+        throw Refused("boot server " + name, "is not in the configuration");
     }
     return boot::Client(found->endpoint, context_);
 }

@@ -43,7 +43,7 @@ class ServerPool
     std::string choose(const DomainSettings& domain,
                        const std::set<std::string>& avoid);
 
-    /** A new connection; Error if the pool has no server of this name. */
+    /** A new connection; Refused if the pool has no server of this name. */
     boot::Client connect(const std::string& name) const;
 
     /** Counts the jobs of each server, for choose(). */

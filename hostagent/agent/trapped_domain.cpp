@@ -50,7 +50,7 @@ int TrappedDomain::memory()
 
 std::optional<vm::Trap> TrappedDomain::trap()
 {
-    return vm::queryTrap(domain_);
+    return vm::queryTrap(domain_).trap;
 }
 
 Bytes TrappedDomain::saveState()

@@ -3,7 +3,7 @@
 #include "common/fd.hpp"
 #include "devmodel/vm/trapped_vm.hpp"
 #include "hostagent/domain/domain_spec.hpp"
-#include "hostagent/hypervisor/libvirt.hpp"
+#include "hostagent/hypervisor/domain.hpp"
 
 namespace airlock::host
 {

@@ -106,24 +106,37 @@ std::string commandText(std::string_view command, const Json& arguments)
     return dumpJson(out);
 }
 
-} // namespace
-
-void FreeLibvirt::operator()(_virConnect* connection) const
+class LibvirtDomain : public Domain
 {
-    virConnectClose(connection);
-}
+  public:
+    explicit LibvirtDomain(std::unique_ptr<_virDomain, FreeLibvirt> domain);
 
-void FreeLibvirt::operator()(_virDomain* domain) const
-{
-    virDomainFree(domain);
-}
+    const std::string& uuid() const override { return uuid_; }
+    const std::string& name() const override { return name_; }
+    std::string xml() const override;
+    RunState state() const override;
+    int id() const override;
+    void resume() override;
+    void suspend() override;
+    Json execute(std::string_view command, const Json& arguments,
+                 Milliseconds timeout) override;
+    Json executeWithFd(std::string_view command, const Json& arguments, int fd,
+                       Milliseconds timeout) override;
+    Json executeInGuest(std::string_view command, const Json& arguments,
+                        std::chrono::seconds timeout) override;
 
-Domain::Domain(std::unique_ptr<_virDomain, FreeLibvirt> domain)
+  private:
+    std::unique_ptr<_virDomain, FreeLibvirt> domain_;
+    std::string uuid_;
+    std::string name_;
+};
+
+LibvirtDomain::LibvirtDomain(std::unique_ptr<_virDomain, FreeLibvirt> domain)
     : domain_(std::move(domain)), uuid_(uuidOf(domain_.get())),
       name_(virDomainGetName(domain_.get()))
 {}
 
-std::string Domain::xml() const
+std::string LibvirtDomain::xml() const
 {
     Text text(virDomainGetXMLDesc(domain_.get(), 0));
     if (!text)
@@ -133,7 +146,7 @@ std::string Domain::xml() const
     return text.get();
 }
 
-RunState Domain::state() const
+RunState LibvirtDomain::state() const
 {
     int state = 0;
     if (virDomainGetState(domain_.get(), &state, nullptr, 0) != 0)
@@ -153,13 +166,13 @@ RunState Domain::state() const
     }
 }
 
-int Domain::id() const
+int LibvirtDomain::id() const
 {
     unsigned id = virDomainGetID(domain_.get());
     return id == ~0U ? -1 : static_cast<int>(id);
 }
 
-void Domain::resume()
+void LibvirtDomain::resume()
 {
     if (virDomainResume(domain_.get()) != 0)
     {
@@ -167,7 +180,7 @@ void Domain::resume()
     }
 }
 
-void Domain::suspend()
+void LibvirtDomain::suspend()
 {
     if (virDomainSuspend(domain_.get()) != 0)
     {
@@ -175,8 +188,8 @@ void Domain::suspend()
     }
 }
 
-Json Domain::execute(std::string_view command, const Json& arguments,
-                     Milliseconds /*timeout*/)
+Json LibvirtDomain::execute(std::string_view command, const Json& arguments,
+                            Milliseconds /*timeout*/)
 {
     char* answer = nullptr;
     std::string text = commandText(command, arguments);
@@ -189,8 +202,9 @@ Json Domain::execute(std::string_view command, const Json& arguments,
     return takeAnswer(command, Text(answer).get());
 }
 
-Json Domain::executeWithFd(std::string_view command, const Json& arguments,
-                           int fd, Milliseconds /*timeout*/)
+Json LibvirtDomain::executeWithFd(std::string_view command,
+                                  const Json& arguments, int fd,
+                                  Milliseconds /*timeout*/)
 {
     char* answer = nullptr;
     std::string text = commandText(command, arguments);
@@ -203,8 +217,9 @@ Json Domain::executeWithFd(std::string_view command, const Json& arguments,
     return takeAnswer(command, Text(answer).get());
 }
 
-Json Domain::executeInGuest(std::string_view command, const Json& arguments,
-                            std::chrono::seconds timeout)
+Json LibvirtDomain::executeInGuest(std::string_view command,
+                                   const Json& arguments,
+                                   std::chrono::seconds timeout)
 {
     std::string text = commandText(command, arguments);
     Text answer(virDomainQemuAgentCommand(
@@ -215,6 +230,18 @@ Json Domain::executeInGuest(std::string_view command, const Json& arguments,
             fmt::format("{} to the guest agent of {}", command, name_));
     }
     return parseJson(answer.get(), "guest agent");
+}
+
+} // namespace
+
+void FreeLibvirt::operator()(_virConnect* connection) const
+{
+    virConnectClose(connection);
+}
+
+void FreeLibvirt::operator()(_virDomain* domain) const
+{
+    virDomainFree(domain);
 }
 
 Connection::Connection(const std::string& uri, OnDomainEvent onEvent)
@@ -284,7 +311,7 @@ std::vector<std::shared_ptr<Domain>> Connection::activeDomains() const
     std::vector<std::shared_ptr<Domain>> out;
     for (auto& handle : handles)
     {
-        out.push_back(std::make_shared<Domain>(std::move(handle)));
+        out.push_back(std::make_shared<LibvirtDomain>(std::move(handle)));
     }
     return out;
 }
@@ -295,7 +322,7 @@ std::shared_ptr<Domain> Connection::find(const std::string& uuid) const
         virDomainLookupByUUIDString(connection_.get(), uuid.c_str()));
     if (handle)
     {
-        return std::make_shared<Domain>(std::move(handle));
+        return std::make_shared<LibvirtDomain>(std::move(handle));
     }
     LibvirtError error = lastError("cannot look up domain " + uuid);
     if (error.code() != VIR_ERR_NO_DOMAIN)

@@ -227,6 +227,12 @@ bool mayFollow(State from, State to)
     return from != State::running || to == State::trapped;
 }
 
+bool deltaPending(const VmRecord& vm)
+{
+    return vm.state == State::applying ||
+           vm.marks.contains(incompleteDeltaMark);
+}
+
 class Store::Impl
 {
   public:
@@ -302,7 +308,9 @@ class Store::Impl
         SQLite::Transaction transaction(*database_,
                                         SQLite::TransactionBehavior::IMMEDIATE);
         VmRecord record = expect(uuid, from);
-        if (!mayFollow(from, to))
+        bool kept = to == State::held || to == State::applying;
+        bool pending = from == State::held && deltaPending(record);
+        if (!mayFollow(from, to) || (pending && !kept))
         {
             throw Error(fmt::format("{} may not go from {} to {}", record.name,
                                     toString(from), toString(to)));
@@ -315,6 +323,11 @@ class Store::Impl
         record.since = from == to ? record.since : clock_();
         write(record);
         writeMarks(uuid, clear, change.marks);
+        if (change.discardDelta)
+        {
+            run("DELETE FROM marks WHERE uuid = ? AND step = ?", uuid,
+                incompleteDeltaMark);
+        }
         writeJobs(change);
         VmRecord out = *vm(uuid);
         transaction.commit();

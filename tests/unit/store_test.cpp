@@ -188,6 +188,31 @@ TEST_F(StoreTest, RefusesAForbiddenTransition)
     EXPECT_EQ(store.vm(anna).value().state, State::running);
 }
 
+TEST_F(StoreTest, NothingButItsCompletionFollowsAHalfAppliedDelta)
+{
+    Store store = open();
+    store.ensureVm(anna, "anna");
+    for (State state : {State::trapped, State::admitting, State::applying})
+    {
+        store.transition(anna, store.vm(anna)->state, state);
+    }
+    EXPECT_TRUE(deltaPending(*store.vm(anna)));
+    store.transition(anna, State::applying, State::held,
+                     {.marks = {incompleteDeltaMark}});
+    EXPECT_TRUE(deltaPending(*store.vm(anna)));
+    for (State state : {State::trapped, State::running, State::retrying})
+    {
+        EXPECT_THROW(
+            store.transition(anna, State::held, state, {.clearMarks = true}),
+            Error)
+            << toString(state);
+    }
+    store.transition(anna, State::held, State::applying);
+    store.transition(anna, State::applying, State::trapped,
+                     {.clearMarks = true});
+    EXPECT_FALSE(deltaPending(*store.vm(anna)));
+}
+
 TEST_F(StoreTest, ATransitionIsUndoneWhenItsJobCannotBeWritten)
 {
     Store store = open();

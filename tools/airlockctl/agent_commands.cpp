@@ -236,9 +236,14 @@ Result eventsCommand(Client& agent)
 }
 
 Result heldCommand(Client& agent, const std::string& method,
-                   const std::string& vm)
+                   const std::string& vm, bool discardDelta)
 {
-    Json reply = agent.call(method, {{"vm", vm}});
+    Json parameters = {{"vm", vm}};
+    if (discardDelta)
+    {
+        parameters["discard-delta"] = true;
+    }
+    Json reply = agent.call(method, parameters);
     return {kOk, reply, vmText(JsonField(reply, method).at("vm"))};
 }
 
