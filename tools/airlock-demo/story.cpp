@@ -247,7 +247,7 @@ vm::Trap Story::waitTrap(Step& step)
         if (rig_->domainState() == "paused")
         {
             domain_ = connection_->activeDomains().at(0);
-            if (auto trap = vm::queryTrap(*domain_))
+            if (auto trap = vm::queryTrap(*domain_).trap)
             {
                 return *trap;
             }
