@@ -50,7 +50,8 @@ std::optional<std::string> childType(const std::string& property)
 class DeviceCounter
 {
   public:
-    explicit DeviceCounter(QmpCommands& qmp) : qmp_(qmp), types_(deviceTypes(qmp))
+    explicit DeviceCounter(QmpCommands& qmp)
+        : qmp_(qmp), types_(deviceTypes(qmp))
     {}
 
     std::map<std::string, unsigned> count()
