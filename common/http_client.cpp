@@ -38,12 +38,20 @@ ByteView viewOf(std::string_view text)
     return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
+void tick(const ClientLimits& limits)
+{
+    if (limits.tick)
+    {
+        limits.tick();
+    }
+}
+
 /** Collects what a producer writes and sends it in chunks. */
 class ChunkedBody
 {
   public:
-    ChunkedBody(tls::Stream& stream, Milliseconds stall)
-        : stream_(stream), stall_(stall)
+    ChunkedBody(tls::Stream& stream, const ClientLimits& limits)
+        : stream_(stream), limits_(limits)
     {
         pending_.reserve(chunkSize);
     }
@@ -67,7 +75,7 @@ class ChunkedBody
     void finish()
     {
         flush();
-        stream_.send(viewOf("0\r\n\r\n"), Deadline(stall_));
+        stream_.send(viewOf("0\r\n\r\n"), Deadline(limits_.stall));
     }
 
   private:
@@ -77,11 +85,12 @@ class ChunkedBody
         {
             return;
         }
+        tick(limits_);
         if (stream_.readable())
         {
             throw AnsweredEarly();
         }
-        Deadline deadline(stall_);
+        Deadline deadline(limits_.stall);
         stream_.send(viewOf(fmt::format("{:x}\r\n", pending_.size())),
                      deadline);
         pending_.push_back('\r');
@@ -91,7 +100,7 @@ class ChunkedBody
     }
 
     tls::Stream& stream_;
-    Milliseconds stall_;
+    const ClientLimits& limits_;
     Bytes pending_;
 };
 
@@ -263,7 +272,7 @@ class Client::Impl
     /** True when the server answered before the end. */
     bool sendBody(const BodyProducer& producer)
     {
-        ChunkedBody body(*stream_, limits_.stall);
+        ChunkedBody body(*stream_, limits_);
         try
         {
             producer([&body](ByteView data) { body.write(data); });
@@ -368,6 +377,10 @@ class Client::Impl
         std::uint64_t total = 0;
         while (!parser.is_done())
         {
+            if (!deadline)
+            {
+                tick(limits_);
+            }
             auto& body = parser.get().body();
             body.data = piece.data();
             body.size = piece.size();

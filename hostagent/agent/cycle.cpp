@@ -488,11 +488,32 @@ boot::JobRequest Cycle::request(const std::vector<QemuDisk>& disks) const
     return out;
 }
 
+/** Ends what it transfers when the stage is late, or the process ends. */
+boot::Client Cycle::connect() const
+{
+    Milliseconds time = timeFor(record_.state);
+    Milliseconds gone = std::chrono::duration_cast<Milliseconds>(
+        std::chrono::system_clock::now() - record_.since);
+    Deadline deadline(std::clamp(time - gone, Milliseconds(0), time));
+    http::ClientLimits limits;
+    limits.tick = [deadline, stop = stop_, state = record_.state] {
+        if (stop.stop_requested())
+        {
+            throw Error("the host agent ends");
+        }
+        if (deadline.passed())
+        {
+            throw TimedOut(fmt::format("{} takes too long", toString(state)));
+        }
+    };
+    return context_.servers.connect(record_.bootServer, limits);
+}
+
 Cycle::Next Cycle::upload()
 {
     std::vector<QemuDisk> all = disks();
     checkDisks(all);
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     boot::JobStatus status = client.createJob(request(all));
     if (status.uploaded.size() != all.size())
     {
@@ -587,7 +608,7 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
 
 Cycle::Next Cycle::fetchDeltas()
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     status_ = client.status(record_.jobId);
     std::vector<QemuDisk> all = disks();
     if (!status_->result || status_->result->disks.size() != all.size())
@@ -617,8 +638,11 @@ Cycle::Next Cycle::fetchDeltas()
 
 Cycle::Next Cycle::admit()
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
-    handover::Bundle bundle = client.fetchBundle(record_.jobId);
+    boot::Client client = connect();
+    handover::Bundle bundle = client.fetchBundle(
+        record_.jobId, [this](const handover::Manifest& manifest) {
+            vm::requireAnswer(manifest, ticket(), trapped_.spec());
+        });
     vm::HandOverReport report = vm::loadBundle(trapped_, bundle, ticket());
     for (const vm::StepTime& step : report.steps)
     {

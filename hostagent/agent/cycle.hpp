@@ -120,6 +120,7 @@ class Cycle
     Next begin();
     void abandon();
     Next choose();
+    boot::Client connect() const;
     Next upload();
     Next waitBooted();
     Next fetchDeltas();

@@ -12,8 +12,12 @@ namespace
 
 /** Health is asked while a guest waits, or others do: a server that is cut off
  * may not cost more. */
-constexpr http::ClientLimits quick = {
-    std::chrono::seconds(5), std::chrono::seconds(5), std::chrono::seconds(5)};
+http::ClientLimits quick()
+{
+    http::ClientLimits out;
+    out.connect = out.call = out.stall = std::chrono::seconds(5);
+    return out;
+}
 
 /** What the domain says of a server, else what the pool says. */
 unsigned weightFor(const ServerSettings& server, const DomainSettings& domain)
@@ -85,7 +89,7 @@ ServerState ServerPool::ask(const ServerSettings& server)
     try
     {
         boot::Health health =
-            boot::Client(server.endpoint, context_, quick).health();
+            boot::Client(server.endpoint, context_, quick()).health();
         out.up = health.qemu.has_value();
         out.why = out.up ? "" : "its QEMU does not run";
         out.jobs = health.jobs;
@@ -128,14 +132,15 @@ std::map<std::string, ServerState> ServerPool::states() const
     return states_;
 }
 
-boot::Client ServerPool::connect(const std::string& name) const
+boot::Client ServerPool::connect(const std::string& name,
+                                 const http::ClientLimits& limits) const
 {
     auto found = std::ranges::find(servers_, name, &ServerSettings::name);
     if (found == servers_.end())
     {
         throw Refused("boot server " + name, "is not in the configuration");
     }
-    return boot::Client(found->endpoint, context_);
+    return boot::Client(found->endpoint, context_, limits);
 }
 
 void ServerPool::started(const std::string& name)

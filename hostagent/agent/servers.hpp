@@ -44,7 +44,8 @@ class ServerPool
                        const std::set<std::string>& avoid);
 
     /** A new connection; Refused if the pool has no server of this name. */
-    boot::Client connect(const std::string& name) const;
+    boot::Client connect(const std::string& name,
+                         const http::ClientLimits& limits = {}) const;
 
     /** Counts the jobs of each server, for choose(). */
     void started(const std::string& name);

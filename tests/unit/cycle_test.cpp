@@ -2,6 +2,7 @@
  * state that QEMU may be in, against a boot server that says what it likes. */
 #include "common/http_server.hpp"
 #include "common/sha256.hpp"
+#include "devmodel/vm/hand_over.hpp"
 #include "fake_domain.hpp"
 #include "hostagent/agent/cycle.hpp"
 #include "test_pki.hpp"
@@ -13,6 +14,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <thread>
 
 namespace airlock::host
 {
@@ -56,6 +58,9 @@ class ScriptedServer
 
     /** Called with each call, in a thread of the server. Set it before. */
     std::function<void(const std::string& call)> onCall;
+    /** A long answer; nothing for others. */
+    std::function<std::unique_ptr<http::BodySource>(const std::string& call)>
+        stream;
 
   private:
     class Call : public http::Exchange
@@ -87,6 +92,13 @@ class ScriptedServer
         if (onCall)
         {
             onCall(call);
+        }
+        if (auto body = stream ? stream(call) : nullptr)
+        {
+            http::Answer out;
+            out.type = http::octetsType;
+            out.stream = std::move(body);
+            return out;
         }
         std::lock_guard lock(mutex_);
         auto found = answers_.find(call);
@@ -201,6 +213,15 @@ class CycleTest : public ::testing::Test
         Json out = status("done");
         out["result"] = {{"memory-stream-bytes", 100},
                          {"disks", std::move(disks)}};
+        return out;
+    }
+
+    /** Of the boot that was asked for. */
+    handover::Manifest manifest() const
+    {
+        handover::Manifest out;
+        out.job = {domain->uuid(), 1, nonce};
+        out.guest = vm::shapeOf(parseDomain(domain->xml()).guest());
         return out;
     }
 
@@ -664,6 +685,49 @@ TEST_F(CycleTest, ADeltaIsCompleteBeforeTheStateIsAdmitted)
     EXPECT_EQ(deltas, 1U);
     EXPECT_EQ(vm().state, State::retrying); // there is no manifest
     EXPECT_TRUE(std::filesystem::is_empty(spool()));
+}
+
+/** A byte now and then. */
+class Trickle : public http::BodySource
+{
+  public:
+    std::uint64_t bytes() const override { return 10000; }
+    std::size_t read(std::span<std::uint8_t> out) override
+    {
+        std::this_thread::sleep_for(Milliseconds(100));
+        out[0] = 0;
+        return 1;
+    }
+};
+
+TEST_F(CycleTest, AServerThatTricklesIsNotWaitedForForEver)
+{
+    settings.returnTime = std::chrono::seconds(100);
+    enter(State::admitting, std::chrono::seconds(99));
+    server.answer("GET " + jobPath("/manifest"), manifest().toJson());
+    server.stream = [&](const std::string& call) {
+        return call == "GET " + jobPath("/state") ? std::make_unique<Trickle>()
+                                                  : nullptr;
+    };
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("takes too long"));
+}
+
+TEST_F(CycleTest, NothingIsFetchedOfAGuestThatWasNotAskedFor)
+{
+    enter(State::admitting);
+    handover::Manifest other = manifest();
+    other.guest.memoryBytes = other.guest.lowMemoryBytes = 1U << 30;
+    server.answer("GET " + jobPath("/manifest"), other.toJson());
+    bool fetched = false;
+    server.onCall = [&](const std::string& call) {
+        fetched = fetched || call == "GET " + jobPath("/state");
+    };
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("on another machine"));
+    EXPECT_FALSE(fetched);
 }
 
 /** A QEMU that was lost while it took the delta, and then something else

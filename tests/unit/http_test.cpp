@@ -299,6 +299,39 @@ TEST_F(HttpTest, aProducersExceptionPassesAndNothingIsFinished)
     EXPECT_EQ(it.call("GET", "/a").status, 200U);
 }
 
+TEST_F(HttpTest, aCallerMayEndAStreamThatGoesOn)
+{
+    start();
+    int pieces = 0;
+    ClientLimits limits;
+    limits.tick = [&pieces] {
+        if (++pieces == 5)
+        {
+            throw TimedOut("long enough");
+        }
+    };
+    Client it(endpoint(), pki.client(), limits);
+    EXPECT_THROW(it.upload("PUT", "/stream",
+                           [](const BodySink& sink) {
+                               for (;;)
+                               {
+                                   sendPattern(sink, 100000);
+                               }
+                           }),
+                 TimedOut);
+    pieces = 0;
+    std::uint64_t received = 0;
+    EXPECT_THROW(
+        it.download(
+            "/big", [&](ByteView data) { received += data.size(); }, 6000000),
+        TimedOut);
+    EXPECT_GT(received, 0U);
+    EXPECT_LT(received, 5000001U);
+    // Calls that are not streams have a time of their own.
+    pieces = 4;
+    EXPECT_EQ(it.call("GET", "/a").status, 200U);
+}
+
 TEST_F(HttpTest, pathsWithTricksAreRefused)
 {
     start();
