@@ -62,6 +62,11 @@ void Agent::pokeAll()
             active.insert(domain->uuid());
             poke(domain->uuid());
         }
+        // Those that are off or gone, of which no event may have come.
+        for (const VmRecord& vm : context_.store.vms())
+        {
+            poke(vm.uuid);
+        }
         std::unique_lock lock(mutex_);
         std::map<std::string, std::chrono::seconds> limits = limits_;
         lock.unlock();
@@ -225,8 +230,21 @@ std::optional<Milliseconds> Agent::runCycle(const std::string& uuid,
     {
         std::shared_ptr<Domain> domain =
             connection ? connection->find(uuid) : nullptr;
-        if (!domain || domain->state() == RunState::off ||
-            !isAirlockDomain(domain->xml()))
+        if (!connection)
+        {
+            return std::nullopt;
+        }
+        if (!domain)
+        {
+            forgetDomain(context_, uuid);
+            return std::nullopt;
+        }
+        if (domain->state() == RunState::off)
+        {
+            abandonJob(context_, uuid);
+            return std::nullopt;
+        }
+        if (!isAirlockDomain(domain->xml()))
         {
             return std::nullopt;
         }

@@ -144,15 +144,83 @@ void discardDelta(const CycleContext& context, const VmRecord& vm)
     removeFrom(context.servers, vm.bootServer, vm.jobId);
 }
 
+void abandonJob(const CycleContext& context, const std::string& uuid)
+{
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (!vm || vm->jobId.empty() || deltaPending(*vm))
+    {
+        return;
+    }
+    Change change;
+    change.closeJob = JobEnd{vm->jobId, "abandoned", {}, {}};
+    change.jobId = "";
+    context.changed(
+        context.store.transition(uuid, vm->state, State::trapped, change));
+    DeltaSpool::remove(context.spool, uuid);
+    removeFrom(context.servers, vm->bootServer, vm->jobId);
+}
+
+void forgetDomain(const CycleContext& context, const std::string& uuid)
+{
+    abandonJob(context, uuid);
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (vm && !deltaPending(*vm))
+    {
+        context.store.forgetVm(uuid);
+    }
+}
+
 Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
              std::stop_token stop)
     : context_(context), domain_(std::move(domain)), stop_(std::move(stop)),
-      spec_(parseDomain(domain_->xml())), trapped_(*domain_, spec_),
-      record_(context.store.ensureVm(domain_->uuid(), domain_->name()))
+      record_(context.store.ensureVm(domain_->uuid(), domain_->name())),
+      spec_(readSpec()), trapped_(*domain_, spec_)
 {}
+
+DomainSpec Cycle::readSpec()
+try
+{
+    return parseDomain(domain_->xml());
+}
+catch (const Refused& refused)
+{
+    refused_ = refused.what();
+    return {};
+}
+
+/** A domain that cannot be booted as it is. While its guest runs that does not
+ * matter; then it waits, and somebody has to know. */
+void Cycle::refuse()
+{
+    if (domain_->state() == RunState::off)
+    {
+        abandon();
+        return;
+    }
+    qemu_ = vm::queryTrap(*domain_);
+    bool known = record_.state == State::held && !isNewLife();
+    bool runs = record_.state == State::running && !qemu_.trap;
+    if (known || runs)
+    {
+        return;
+    }
+    if (record_.state == State::running)
+    {
+        begin();
+    }
+    abandon();
+    hold(refused_, deltaPending(record_)
+                       ? std::vector<std::string>{incompleteDeltaMark}
+                       : std::vector<std::string>{});
+}
 
 std::optional<Milliseconds> Cycle::run()
 {
+    if (!refused_.empty())
+    {
+        refuse();
+        return std::nullopt;
+    }
     if (isIdle())
     {
         return setClock();

@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
 #include <thread>
@@ -21,11 +22,11 @@ namespace airlock::host
 namespace
 {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using ::testing::SizeIs;
 
 /** Answers what a test wrote down for "METHOD /path", else 404. */
@@ -728,6 +729,97 @@ TEST_F(CycleTest, NothingIsFetchedOfAGuestThatWasNotAskedFor)
     EXPECT_EQ(vm().state, State::retrying);
     EXPECT_THAT(vm().reason, HasSubstr("on another machine"));
     EXPECT_FALSE(fetched);
+}
+
+TEST_F(CycleTest, ALinkThatAnOperatorHasTakenDownStaysDown)
+{
+    for (bool down : {false, true})
+    {
+        SCOPED_TRACE(down);
+        nonce[0]++;
+        job = boot::jobId(nonce);
+        domain->isTrapped();
+        domain->commands.clear();
+        enter(State::applying);
+        writeDelta();
+        domain->isLoaded();
+        domain->nicElements = down ? "<link state='down'/>" : "";
+        run();
+        EXPECT_EQ(vm().state, State::running);
+        EXPECT_THAT(domain->commands,
+                    Contains(AllOf(HasSubstr("set_link"), HasSubstr("true")))
+                        .Times(down ? 0 : 1));
+        store.forgetVm(domain->uuid());
+    }
+}
+
+TEST_F(CycleTest, AStartedDomainThatIsRefusedIsHeldAndSeen)
+{
+    domain->deviceElements = "<hostdev/>";
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(vm().state, State::held);
+    EXPECT_THAT(vm().reason, HasSubstr("hostdev"));
+    EXPECT_THAT(alertKinds(), ElementsAre("held"));
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_THAT(alerts, SizeIs(1));
+    // Mended and started again it is followed.
+    domain->deviceElements = "";
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
+    server.stop();
+    run();
+    EXPECT_EQ(vm().state, State::trapped);
+}
+
+TEST_F(CycleTest, AGuestThatRunsIsNotHeldForItsXml)
+{
+    domain->runs();
+    domain->deviceElements = "<hostdev/>";
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_THAT(alerts, IsEmpty());
+}
+
+TEST_F(HalfWrittenTest, IsKeptWhenItsXmlIsRefused)
+{
+    domain->deviceElements = "<hostdev/>";
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
+    run();
+    expectKept();
+    EXPECT_THAT(vm().reason, HasSubstr("hostdev"));
+}
+
+TEST_F(CycleTest, TheJobOfADomainThatIsOffIsAbandoned)
+{
+    enter(State::booting);
+    server.answer("DELETE " + jobPath(), status("gone"));
+    std::atomic<bool> removed = false;
+    server.onCall = [&](const std::string& call) {
+        removed = removed || call == "DELETE " + jobPath();
+    };
+    abandonJob(context(), domain->uuid());
+    EXPECT_TRUE(removed);
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_EQ(vm().jobId, "");
+    EXPECT_EQ(store.job(job)->result, "abandoned");
+}
+
+TEST_F(CycleTest, ADomainThatIsGoneIsForgotten)
+{
+    enter(State::booting);
+    server.stop();
+    forgetDomain(context(), domain->uuid());
+    EXPECT_FALSE(store.vm(domain->uuid()));
+    EXPECT_EQ(store.job(job)->result, "abandoned");
+    forgetDomain(context(), domain->uuid());
+}
+
+TEST_F(HalfWrittenTest, IsNotForgotten)
+{
+    abandonJob(context(), domain->uuid());
+    forgetDomain(context(), domain->uuid());
+    expectKept();
 }
 
 /** A QEMU that was lost while it took the delta, and then something else
