@@ -1,5 +1,8 @@
 #include "tests/switch/switch_fixture.hpp"
+#include "tools/switchd/fence.hpp"
 
+#include <fmt/format.h>
+#include <nftables/libnftables.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
@@ -13,6 +16,7 @@ namespace
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 TEST_F(Switch, EachAddressOpensOneLease)
 {
@@ -106,6 +110,117 @@ TEST_F(Switch, ALeaseEndsByItself)
     EXPECT_EQ(status("boot0")["reason"], "the lease has ended");
     EXPECT_FALSE(passes("boot0", address("boot0")));
     EXPECT_THAT(tableOf("boot0"), IsEmpty());
+}
+
+/** The kernel ends leases too, between any two steps of the agent. */
+TEST_F(Switch, APortIsShutWhileTheTimesOfItsLeasesEnd)
+{
+    sw::Fence fence({"boot0", "boot1"}, quarantine::defaultEtherType);
+    fence.install();
+    // They end one after the other: some of them while it shuts.
+    for (std::uint8_t i = 0; i < 200; i++)
+    {
+        fence.open("boot0", {{6, 0, 0, 0, 1, i}}, 1s, false);
+    }
+    EXPECT_NO_THROW(fence.close("boot0"));
+    for (const char* family : {"bridge", "netdev"})
+    {
+        std::string left =
+            runTool({"nft", "list", "set", family, "airlock", "live"});
+        EXPECT_THAT(left, Not(HasSubstr("boot0"))) << family;
+    }
+}
+
+TEST_F(Switch, APortIsShutWhereSomebodyHasRemovedTheTables)
+{
+    startEnrolled();
+    openPort("boot0");
+    openPort("boot1");
+    freeze();
+    runTool({"nft", "flush", "ruleset"});
+    EXPECT_NO_THROW(agent->cut("boot0", "test"));
+    EXPECT_TRUE(isUp("boot0"));
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    EXPECT_FALSE(passes("boot1", address("boot1")));
+    thaw(); // and then it sees that the hooks are missing
+    EXPECT_TRUE(becomes("boot1", "cut-off"));
+    EXPECT_TRUE(eventually([&] { return agent->status()["damage"] == 1; }));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
+}
+
+/** Tables that only their owner may change: nobody can shut anything. */
+class OwnedTables
+{
+  public:
+    OwnedTables() : nft_(nft_ctx_new(NFT_CTX_DEFAULT))
+    {
+        for (const char* family : {"bridge", "netdev"})
+        {
+            run(fmt::format("delete table {} airlock", family));
+            run(fmt::format("add table {} airlock {{ flags owner; }}", family));
+        }
+    }
+    ~OwnedTables() { nft_ctx_free(nft_); } // they go with it
+    OwnedTables(const OwnedTables&) = delete;
+    OwnedTables& operator=(const OwnedTables&) = delete;
+
+  private:
+    void run(const std::string& command)
+    {
+        EXPECT_EQ(nft_run_cmd_from_buffer(nft_, command.c_str()), 0) << command;
+    }
+
+    nft_ctx* nft_;
+};
+
+TEST_F(Switch, APortThatCannotBeShutIsDownUntilItCan)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    openPort("boot0");
+    auto told = [&](const std::string& what) {
+        std::lock_guard lock(mutex);
+        return std::ranges::any_of(
+            events, [&](const Json& event) { return event["what"] == what; });
+    };
+    {
+        OwnedTables owned;
+        EXPECT_TRUE(eventually([&] {
+            return told("a link was taken down: its port could not be shut");
+        }));
+        EXPECT_FALSE(isUp("boot0"));
+    }
+    EXPECT_TRUE(eventually([&] { return status("boot0")["link"] == "up"; }));
+    EXPECT_TRUE(told("a link was taken up again: its port is shut"));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
+}
+
+TEST_F(Switch, HooksThatCouldNotBeMadeAreTriedAgain)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    EXPECT_EQ(agent->status()["hooks"], "bridge, netdev");
+    runTool({"ip", "link", "delete", "boot1"});
+    EXPECT_TRUE(
+        eventually([&] { return status("boot1")["link"] == "absent"; }));
+    // A chain of that name is in use.
+    auto nft = [](std::vector<std::string> words) {
+        words.insert(words.begin(), "nft");
+        runTool(words);
+    };
+    nft({"add", "chain", "netdev", "airlock", "in_boot1"});
+    nft({"add", "chain", "netdev", "airlock", "user"});
+    nft({"add", "rule", "netdev", "airlock", "user", "jump", "in_boot1"});
+    rig.plug("boot1");
+    EXPECT_TRUE(
+        eventually([&] { return agent->status()["hooks"] == "bridge"; }));
+    nft({"delete", "chain", "netdev", "airlock", "user"});
+    EXPECT_TRUE(eventually(
+        [&] { return agent->status()["hooks"] == "bridge, netdev"; }));
+    EXPECT_EQ(agent->status()["damage"], 0);
+    openAgain("boot1");
 }
 
 TEST_F(Switch, HellosRenewALease)
@@ -327,6 +442,60 @@ TEST_F(Switch, ARotatedRootReplacesTheOldOne)
     EXPECT_EQ(status("boot0")["misses"]["unknown"], 1);
 }
 
+TEST_F(Switch, ALeaseThatOpensDuringADrainLasts)
+{
+    settings.checkEvery = 20ms;
+    startEnrolled();
+    openPort("boot0");
+    agent->rotateByHost("host-boot0", rootOf(9));
+    rig.through("boot0", hello(Method::mac96, 9, 1));
+    ASSERT_TRUE(becomes("boot0", "open"));
+    // Checks go by the ports' names: each of these was of boot0 before.
+    for (std::uint64_t damage = 1; damage < 4; damage++)
+    {
+        runTool({"bridge", "fdb", "add", stranger.text(), "dev", "boot1",
+                 "master", "static"});
+        EXPECT_TRUE(
+            eventually([&] { return agent->status()["damage"] == damage; }));
+        EXPECT_TRUE(eventually([&] { return tableOf("boot1").empty(); }));
+    }
+    EXPECT_EQ(state("boot0"), "open");
+    auto table = tableOf("boot0");
+    ASSERT_EQ(table.size(), 1U);
+    EXPECT_EQ(table[0]["mac"], epoch::hostAddress(rootOf(9), 1).text());
+}
+
+/** Not even for a moment, while a lease begins or ends. */
+TEST_F(Switch, FramesToALeaseGoNowhereElse)
+{
+    startEnrolled();
+    for (std::uint64_t epoch = 1; epoch <= 8; epoch++)
+    {
+        const Bytes bytes = frame(address("boot0", epoch), prod, dataType);
+        {
+            std::jthread sender([&](const std::stop_token& stop) {
+                while (!stop.stop_requested())
+                {
+                    rig.end("prod0").send(bytes);
+                    std::this_thread::sleep_for(50us);
+                }
+            });
+            rig.end("boot0").send(hello(Method::mac96, 7, epoch));
+            ASSERT_TRUE(becomes("boot0", "open"));
+            epoch % 2 == 0 ? agent->cut("boot0", "test")
+                           : static_cast<void>(agent->cutByHost("host-boot0"));
+        }
+        std::size_t flooded = 0;
+        for (const Caught& caught : rig.end("prod1").take())
+        {
+            flooded +=
+                caught.destination() == address("boot0", epoch) ? 1U : 0U;
+        }
+        EXPECT_EQ(flooded, 0U) << epoch;
+        rig.settle();
+    }
+}
+
 TEST_F(Switch, SecretAddressesAreNotTold)
 {
     startEnrolled();
@@ -485,6 +654,22 @@ TEST_F(SwitchQuote, AFreshProofOpensAndRenews)
     EXPECT_NE(again.nonce, challenge.nonce);
     EXPECT_TRUE(prove(self, again.nonce, proofFor("boot0", self, again.nonce)));
     EXPECT_EQ(status("boot0")["opened"], 1);
+}
+
+TEST_F(SwitchQuote, ALeaseEndsWhenItsAddressIsSeenAtAnyOtherPort)
+{
+    startQuoting();
+    enroll("boot1", Method::mac96, 8);
+    for (const char* port : {"boot1", "prod0"})
+    {
+        auto challenge = ask(self);
+        ASSERT_TRUE(prove(self, challenge.nonce,
+                          proofFor("boot0", self, challenge.nonce)));
+        rig.through(port, frame(everybody, self, dataType));
+        EXPECT_TRUE(becomes("boot0", "cut-off")) << port;
+        EXPECT_EQ(status("boot0")["reason"],
+                  std::string("its address was seen at ") + port);
+    }
 }
 
 TEST_F(SwitchQuote, ProofsThatDoNotHoldAreRefused)

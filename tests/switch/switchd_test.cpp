@@ -213,6 +213,29 @@ TEST_F(Switchd, WhenItIsKilledTheKernelEndsTheLease)
     EXPECT_FALSE(passes("boot0", stranger));
 }
 
+TEST_F(Switchd, PortsAreShutBeforeThereIsABridge)
+{
+    EXPECT_TRUE(passes("boot0", stranger)); // as any bridge has it
+    runTool({"ip", "link", "delete", "br0"});
+    runTool({AIRLOCK_SWITCHD, "--fence", "--config",
+             (rig.directory() / "switchd.toml").string()});
+    runTool({"ip", "link", "add", "br0", "type", "bridge"});
+    runTool({"ip", "link", "set", "br0", "up"});
+    for (const std::string& port : SwitchRig::ports())
+    {
+        runTool({"ip", "link", "set", port, "master", "br0"});
+    }
+    EXPECT_TRUE(passes("prod0", prod));
+    EXPECT_FALSE(passes("boot0", stranger));
+    EXPECT_FALSE(passes("boot1", address("boot1")));
+    auto seen = rig.through("prod0", frame(everybody, prod, dataType));
+    EXPECT_EQ(rig.count(seen, {"prod1"}), 0U);
+    runTool({"ip", "address", "add", "10.9.0.1/24", "dev", "br0"});
+    startDaemon();
+    enrollHost();
+    goClean(1);
+}
+
 TEST_F(Switchd, AfterSigkillItStartsFromCutOff)
 {
     startDaemon();

@@ -8,6 +8,7 @@ namespace
 
 using test::errorOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class EnrolmentTest : public test::TpmTest
 {
@@ -209,6 +210,52 @@ TEST_F(RotationTest, InterruptedOneIsNotLostByTheNext)
         storePinned(*tpm, path, policy, values.owner, test::secretOf("third")),
         TpmError);
     EXPECT_EQ(inForce(), "second");
+}
+
+/** The same with nothing in force yet. */
+class FirstSealTest : public EnrolmentTest
+{
+  protected:
+    FirstSealTest()
+    {
+        enroll();
+        boot("clean 1");
+        policy.policies = {approve("clean 1")};
+    }
+
+    std::filesystem::path path = swtpm.directory() / "mac";
+    std::filesystem::path next = swtpm.directory() / "mac.next";
+    PolicySet policy{policyKey, "clean", {}};
+};
+
+TEST_F(FirstSealTest, CanBeRepeatedWhereverItWasCut)
+{
+    // Before the TPM noted it; a disk may have kept a part of it only.
+    for (const Bytes& left :
+         {seal(*tpm, policyKey, "clean", test::secretOf("lost")).marshal(),
+          Bytes{'A', 'I', 'R', 'L'}, Bytes{}})
+    {
+        std::filesystem::remove(path);
+        writeFileAtomic(next, left);
+        EXPECT_THAT(errorOf([&] { loadPinned(*tpm, path); }), Not(""));
+        storePinned(*tpm, path, policy, Secret(), test::secretOf("kept"));
+        EXPECT_EQ(test::textOf(unseal(*tpm, loadPinned(*tpm, path), policy.key,
+                                      policy.policies)),
+                  "kept");
+        EXPECT_FALSE(std::filesystem::exists(next));
+    }
+}
+
+TEST_F(FirstSealTest, IsNotLostWhenItWasNotedOnly)
+{
+    const SealedBlob blob =
+        seal(*tpm, policyKey, "clean", test::secretOf("noted"));
+    writeBlob(next, blob);
+    pin(*tpm, Secret(), blob);
+    EXPECT_THROW(
+        storePinned(*tpm, path, policy, values.owner, test::secretOf("more")),
+        TpmError);
+    EXPECT_EQ(loadPinned(*tpm, path).marshal(), blob.marshal());
 }
 
 TEST_F(RotationTest, OldHalfAndMissingFilesAreRefused)

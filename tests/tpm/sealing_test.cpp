@@ -310,6 +310,26 @@ TEST_F(SealingTest, AnotherTpmDoesNotUnseal)
                 HasSubstr("not of this TPM"));
 }
 
+/** The name is that of the key in use, not of one that was looked at before. */
+TEST_F(SealingTest, SessionsAreSaltedToTheKeyOfTheEnrolment)
+{
+    const Bytes name = storageKey(*tpm).name();
+    Bytes other = name;
+    other.back() ^= 1;
+    EXPECT_EQ(textOf(UnsealSession(*tpm, policyKey, clean, name)
+                         .unseal(blob, policyKey)),
+              theSecret);
+    EXPECT_THAT(errorOf([&] { UnsealSession(*tpm, policyKey, clean, other); }),
+                HasSubstr("not the one of the enrolment"));
+    const SealedBlob made =
+        seal(*tpm, policyKey, "clean", secretOf(theSecret), name);
+    EXPECT_EQ(made.storageName, name);
+    EXPECT_THAT(errorOf([&] {
+                    seal(*tpm, policyKey, "clean", secretOf(theSecret), other);
+                }),
+                HasSubstr("not the one of the enrolment"));
+}
+
 TEST_F(SealingTest, ClearedTpmSaysSo)
 {
     trust::check(Esys_Clear(tpm->get(), ESYS_TR_RH_LOCKOUT, ESYS_TR_PASSWORD,

@@ -92,12 +92,15 @@ int runDaemon(int argc, const char* const* argv)
     std::string file = "/etc/airlock/switchd.toml";
     bool checkOnly = false;
     bool cutOnly = false;
+    bool fenceOnly = false;
     bool verbose = false;
     CLI::App app("Guards the switch ports of boot hosts.", "airlock-switchd");
     app.add_option("--config", file, "configuration")->capture_default_str();
     app.add_flag("--check-config", checkOnly,
                  "read the configuration and exit");
     app.add_flag("--cut-off", cutOnly, "shut all ports and exit");
+    app.add_flag("--fence", fenceOnly,
+                 "shut all ports before there is a bridge, and exit");
     app.add_flag("-v,--verbose", verbose, "log more");
     app.set_version_flag("--version", "airlock-switchd " AIRLOCK_VERSION);
     try
@@ -123,6 +126,10 @@ int runDaemon(int argc, const char* const* argv)
         else if (cutOnly)
         {
             cutAll(config);
+        }
+        else if (fenceOnly)
+        {
+            fenceOff(config.agent);
         }
         else
         {

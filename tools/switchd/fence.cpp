@@ -174,13 +174,20 @@ void addTo(Json& commands, const std::string& family, const std::string& set,
     commands.push_back({{"add", element(family, set, Json::array({value}))}});
 }
 
-/** With a new time-out, whether it was there or not. */
-void renewIn(Json& commands, const std::string& family, const std::string& set,
-             const Json& value)
+/** Whether it is there or not: its own time may end at any moment. */
+void removeFrom(Json& commands, const std::string& family,
+                const std::string& set, const Json& value)
 {
     addTo(commands, family, set, value);
     commands.push_back(
         {{"delete", element(family, set, Json::array({value}))}});
+}
+
+/** With a new time-out, whether it was there or not. */
+void renewIn(Json& commands, const std::string& family, const std::string& set,
+             const Json& value)
+{
+    removeFrom(commands, family, set, value);
     addTo(commands, family, set, value);
 }
 
@@ -349,6 +356,18 @@ void Fence::drain(const std::string& port, const MacAddress& address,
 }
 
 void Fence::close(const std::string& port)
+try
+{
+    shut(port);
+}
+catch (const Error&)
+{
+    // Kernels that look at the clock for each command of a transaction may
+    // still find that an element's time has ended in the middle of it.
+    shut(port);
+}
+
+void Fence::shut(const std::string& port)
 {
     // Whatever is in there for this port, also what we do not remember.
     Json commands = Json::array();
@@ -364,9 +383,7 @@ void Fence::close(const std::string& port)
                     value.is_object() ? value.at("concat").at(0) : value;
                 if (interface == port)
                 {
-                    commands.push_back(
-                        {{"delete",
-                          element(family, set, Json::array({value}))}});
+                    removeFrom(commands, family, set, value);
                 }
             }
         }

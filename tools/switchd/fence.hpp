@@ -53,7 +53,8 @@ class Fence
     void drain(const std::string& port, const MacAddress& address,
                std::chrono::seconds time);
 
-    /** Nothing in, nothing out. No error when it was so. */
+    /** Nothing in, nothing out. No error when it was so, nor when the time of
+     * a lease ends meanwhile; an error when the tables are not there. */
     void close(const std::string& port);
 
     /** Whether all rules of the bridge family, and the hooks of these ports,
@@ -61,6 +62,7 @@ class Fence
     bool intact(const std::set<std::string>& attached);
 
   private:
+    void shut(const std::string& port);
     Json rules();
     Json hooks(const std::string& port);
 

@@ -394,15 +394,17 @@ std::vector<FdbEntry> Netlink::fdb(const Link& bridge)
     return out;
 }
 
-void Netlink::setDown(const Link& link)
+void Netlink::setUp(const Link& link, bool up)
 {
     Message message = newMessage(RTM_NEWLINK, NLM_F_REQUEST);
     ifinfomsg header{};
     header.ifi_index = link.index;
     header.ifi_change = IFF_UP;
+    header.ifi_flags = up ? IFF_UP : 0;
     append(message.get(), header);
     request(socket_.get(), std::move(message),
-            "cannot take the link " + link.name + " down");
+            fmt::format("cannot take the link {} {}", link.name,
+                        up ? "up" : "down"));
 }
 
 void LinkMonitor::Free::operator()(nl_sock* socket) const

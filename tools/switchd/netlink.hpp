@@ -82,8 +82,8 @@ class Netlink
     /** Entries of a bridge. */
     std::vector<FdbEntry> fdb(const Link& bridge);
 
-    /** The last resort. */
-    void setDown(const Link& link);
+    /** Takes a link up or down. */
+    void setUp(const Link& link, bool up);
 
   private:
     struct Free
