@@ -112,6 +112,8 @@ class JobStore
 
         std::uint64_t maxBytes() const;
         void feed(ByteView data);
+        /** Bytes of the image that have been dealt with. */
+        std::uint64_t position() const { return reader_.position(); }
         JobStatus finish();
 
       private:

@@ -27,6 +27,8 @@ constexpr std::size_t headerMax = 16U << 10;
 constexpr std::size_t receiveStep = 64U << 10;
 /** What an upload collects before it is sent as one chunk. */
 constexpr std::size_t chunkSize = 256U << 10;
+/** But it is sent at least so often, while the producer writes. */
+constexpr Milliseconds flushEvery{500};
 
 /** Thrown through a producer when the server has answered already. */
 struct AnsweredEarly
@@ -65,7 +67,7 @@ class ChunkedBody
             pending_.insert(pending_.end(), data.begin(),
                             data.begin() + static_cast<std::ptrdiff_t>(some));
             data = data.subspan(some);
-            if (pending_.size() == chunkSize)
+            if (pending_.size() == chunkSize || flushed_.passed())
             {
                 flush();
             }
@@ -97,11 +99,13 @@ class ChunkedBody
         pending_.push_back('\n');
         stream_.send(pending_, deadline);
         pending_.clear();
+        flushed_ = Deadline(flushEvery);
     }
 
     tls::Stream& stream_;
     const ClientLimits& limits_;
     Bytes pending_;
+    Deadline flushed_{flushEvery};
 };
 
 [[noreturn]] void throwProblem(unsigned status, const std::string& body)
