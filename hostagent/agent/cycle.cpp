@@ -225,16 +225,30 @@ std::optional<Milliseconds> Cycle::run()
     {
         return setClock();
     }
-    JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
-    while (slot && !stop_.stop_requested())
+    Next next = Next::goOn;
+    while (next == Next::goOn && !stop_.stop_requested())
     {
-        Next next = tryStep();
-        if (next != Next::goOn)
+        // Without one a delta is applied: a QEMU that hangs in a write must not
+        // keep others waiting.
+        bool applying = record_.state == State::applying;
+        JobSlots::Slot slot =
+            applying ? JobSlots::Slot(nullptr)
+                     : context_.slots.acquire(spec_.settings.tenant, stop_);
+        while (next == Next::goOn && !stop_.stop_requested() &&
+               applying == (record_.state == State::applying))
         {
-            return next == Next::done ? setClock() : std::optional(againLater);
+            next = tryStep();
         }
     }
-    return std::nullopt;
+    switch (next)
+    {
+    case Next::done:
+        return setClock();
+    case Next::wait:
+        return againLater;
+    default:
+        return std::nullopt; // stopped
+    }
 }
 
 /** There is nothing to do that would need a slot: a storm of others does not
@@ -491,8 +505,15 @@ Cycle::Next Cycle::choose()
     change.openJob = job;
     seconds_.clear();
     figures_.clear();
-    enter(State::exporting, change);
-    context_.servers.started(server);
+    try
+    {
+        enter(State::exporting, change);
+    }
+    catch (...)
+    {
+        context_.servers.ended(server);
+        throw;
+    }
     return Next::goOn;
 }
 

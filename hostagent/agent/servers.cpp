@@ -39,8 +39,11 @@ ServerPool::ServerPool(std::vector<ServerSettings> servers,
     : servers_(std::move(servers)), context_(std::move(context))
 {}
 
-std::string ServerPool::choose(const DomainSettings& domain,
-                               const std::set<std::string>& avoid)
+/** The best of those that were not tried; nothing when there is none. It has
+ * one job more then. */
+const ServerSettings* ServerPool::take(const DomainSettings& domain,
+                                       const std::set<std::string>& avoid,
+                                       const std::set<std::string>& tried)
 {
     struct Choice
     {
@@ -50,32 +53,44 @@ std::string ServerPool::choose(const DomainSettings& domain,
         const ServerSettings* server;
         auto operator<=>(const Choice&) const = default;
     };
-    std::vector<Choice> choices;
+    std::optional<Choice> best;
+    std::lock_guard lock(mutex_);
+    for (const ServerSettings& server : servers_)
     {
-        std::lock_guard lock(mutex_);
-        for (const ServerSettings& server : servers_)
+        unsigned weight = weightFor(server, domain);
+        if (weight == 0 || tried.contains(server.name))
         {
-            unsigned weight = weightFor(server, domain);
-            auto seen = states_.find(server.name);
-            if (weight > 0)
-            {
-                choices.push_back({seen != states_.end() && !seen->second.up,
-                                   avoid.contains(server.name),
-                                   (jobs_[server.name] + 1.0) / weight,
-                                   &server});
-            }
+            continue;
         }
+        auto seen = states_.find(server.name);
+        Choice choice{seen != states_.end() && !seen->second.up,
+                      avoid.contains(server.name),
+                      (jobs_[server.name] + 1.0) / weight, &server};
+        best = best ? std::min(*best, choice) : choice;
     }
-    std::sort(choices.begin(), choices.end());
-    std::string reasons;
-    for (const Choice& choice : choices)
+    if (!best)
     {
-        const std::string& name = choice.server->name;
-        ServerState state = ask(*choice.server);
+        return nullptr;
+    }
+    jobs_[best->server->name]++;
+    return best->server;
+}
+
+std::string ServerPool::choose(const DomainSettings& domain,
+                               const std::set<std::string>& avoid)
+{
+    std::set<std::string> tried;
+    std::string reasons;
+    while (const ServerSettings* server = take(domain, avoid, tried))
+    {
+        const std::string& name = server->name;
+        ServerState state = ask(*server);
         if (state.up && state.jobs < state.jobsMax)
         {
             return name;
         }
+        ended(name);
+        tried.insert(name);
         reasons += state.up ? fmt::format("; {} is full", name)
                             : fmt::format("; {}: {}", name, state.why);
     }

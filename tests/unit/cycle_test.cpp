@@ -815,6 +815,17 @@ TEST_F(CycleTest, ADomainThatIsGoneIsForgotten)
     forgetDomain(context(), domain->uuid());
 }
 
+TEST_F(CycleTest, ADeltaIsAppliedWithoutASlot)
+{
+    enter(State::applying);
+    writeDelta();
+    domain->isLoaded();
+    slots.emplace(0U); // others have them all
+    run();
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_EQ(domain->resumed, 1U);
+}
+
 TEST_F(HalfWrittenTest, IsNotForgotten)
 {
     abandonJob(context(), domain->uuid());
