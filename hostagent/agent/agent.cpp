@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace airlock::host
 {
@@ -41,8 +42,9 @@ void Agent::connect()
     {
         options_.log(error.what());
     }
+    std::shared_ptr<Connection> before; // ends without the lock
     std::lock_guard lock(mutex_);
-    connection_ = fresh;
+    before = std::exchange(connection_, fresh);
 }
 
 void Agent::poke(const std::string& uuid)
@@ -144,8 +146,9 @@ void Agent::run(const std::stop_token& stop, const std::function<void()>& alive)
         worker.thread.request_stop();
     }
     workers.clear();
+    std::shared_ptr<Connection> last; // ends without the lock
     std::lock_guard lock(mutex_);
-    connection_.reset();
+    last.swap(connection_);
 }
 
 void Agent::startWork()
@@ -165,9 +168,15 @@ void Agent::startWork()
         }
         entry = due ? later_.erase(entry) : std::next(entry);
     }
+    std::set<std::string> next;
     for (const std::string& uuid : poked_)
     {
         auto [found, fresh] = workers_.try_emplace(uuid);
+        if (!fresh && found->second.over)
+        {
+            next.insert(uuid); // It has ended since reap(): with a fresh one.
+            continue;
+        }
         if (!fresh)
         {
             found->second.again = true;
@@ -176,7 +185,7 @@ void Agent::startWork()
         found->second.thread = std::jthread(
             [this, uuid](const std::stop_token& stop) { work(uuid, stop); });
     }
-    poked_.clear();
+    poked_ = std::move(next);
 }
 
 void Agent::reap()
