@@ -143,6 +143,12 @@ void BootServer::runOne(const Work& work)
     {
         fail(work, error.code(), error.what());
     }
+    catch (const http::Problem& problem)
+    {
+        // Its end could not be noted.
+        fail(work, problem.status() == 507 ? "no-space" : "internal",
+             problem.what());
+    }
     catch (const SystemError& error)
     {
         bool full = error.code() == ENOSPC || error.code() == EDQUOT;

@@ -144,29 +144,111 @@ void discardDelta(const CycleContext& context, const VmRecord& vm)
     removeFrom(context.servers, vm.bootServer, vm.jobId);
 }
 
+void abandonJob(const CycleContext& context, const std::string& uuid)
+{
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (!vm || vm->jobId.empty() || deltaPending(*vm))
+    {
+        return;
+    }
+    Change change;
+    change.closeJob = JobEnd{vm->jobId, "abandoned", {}, {}};
+    change.jobId = "";
+    context.changed(
+        context.store.transition(uuid, vm->state, State::trapped, change));
+    DeltaSpool::remove(context.spool, uuid);
+    removeFrom(context.servers, vm->bootServer, vm->jobId);
+}
+
+void forgetDomain(const CycleContext& context, const std::string& uuid)
+{
+    abandonJob(context, uuid);
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (vm && !deltaPending(*vm))
+    {
+        context.store.forgetVm(uuid);
+    }
+}
+
 Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
              std::stop_token stop)
     : context_(context), domain_(std::move(domain)), stop_(std::move(stop)),
-      spec_(parseDomain(domain_->xml())), trapped_(*domain_, spec_),
-      record_(context.store.ensureVm(domain_->uuid(), domain_->name()))
+      record_(context.store.ensureVm(domain_->uuid(), domain_->name())),
+      spec_(readSpec()), trapped_(*domain_, spec_)
 {}
+
+DomainSpec Cycle::readSpec()
+try
+{
+    return parseDomain(domain_->xml());
+}
+catch (const Refused& refused)
+{
+    refused_ = refused.what();
+    return {};
+}
+
+/** A domain that cannot be booted as it is. While its guest runs that does not
+ * matter; then it waits, and somebody has to know. */
+void Cycle::refuse()
+{
+    if (domain_->state() == RunState::off)
+    {
+        abandon();
+        return;
+    }
+    qemu_ = vm::queryTrap(*domain_);
+    bool known = record_.state == State::held && !isNewLife();
+    bool runs = record_.state == State::running && !qemu_.trap;
+    if (known || runs)
+    {
+        return;
+    }
+    if (record_.state == State::running)
+    {
+        begin();
+    }
+    abandon();
+    hold(refused_, deltaPending(record_)
+                       ? std::vector<std::string>{incompleteDeltaMark}
+                       : std::vector<std::string>{});
+}
 
 std::optional<Milliseconds> Cycle::run()
 {
+    if (!refused_.empty())
+    {
+        refuse();
+        return std::nullopt;
+    }
     if (isIdle())
     {
         return setClock();
     }
-    JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
-    while (slot && !stop_.stop_requested())
+    Next next = Next::goOn;
+    while (next == Next::goOn && !stop_.stop_requested())
     {
-        Next next = tryStep();
-        if (next != Next::goOn)
+        // Without one a delta is applied: a QEMU that hangs in a write must not
+        // keep others waiting.
+        bool applying = record_.state == State::applying;
+        JobSlots::Slot slot =
+            applying ? JobSlots::Slot(nullptr)
+                     : context_.slots.acquire(spec_.settings.tenant, stop_);
+        while (next == Next::goOn && !stop_.stop_requested() &&
+               applying == (record_.state == State::applying))
         {
-            return next == Next::done ? setClock() : std::optional(againLater);
+            next = tryStep();
         }
     }
-    return std::nullopt;
+    switch (next)
+    {
+    case Next::done:
+        return setClock();
+    case Next::wait:
+        return againLater;
+    default:
+        return std::nullopt; // stopped
+    }
 }
 
 /** There is nothing to do that would need a slot: a storm of others does not
@@ -423,8 +505,15 @@ Cycle::Next Cycle::choose()
     change.openJob = job;
     seconds_.clear();
     figures_.clear();
-    enter(State::exporting, change);
-    context_.servers.started(server);
+    try
+    {
+        enter(State::exporting, change);
+    }
+    catch (...)
+    {
+        context_.servers.ended(server);
+        throw;
+    }
     return Next::goOn;
 }
 
@@ -488,11 +577,32 @@ boot::JobRequest Cycle::request(const std::vector<QemuDisk>& disks) const
     return out;
 }
 
+/** Ends what it transfers when the stage is late, or the process ends. */
+boot::Client Cycle::connect() const
+{
+    Milliseconds time = timeFor(record_.state);
+    Milliseconds gone = std::chrono::duration_cast<Milliseconds>(
+        std::chrono::system_clock::now() - record_.since);
+    Deadline deadline(std::clamp(time - gone, Milliseconds(0), time));
+    http::ClientLimits limits;
+    limits.tick = [deadline, stop = stop_, state = record_.state] {
+        if (stop.stop_requested())
+        {
+            throw Error("the host agent ends");
+        }
+        if (deadline.passed())
+        {
+            throw TimedOut(fmt::format("{} takes too long", toString(state)));
+        }
+    };
+    return context_.servers.connect(record_.bootServer, limits);
+}
+
 Cycle::Next Cycle::upload()
 {
     std::vector<QemuDisk> all = disks();
     checkDisks(all);
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     boot::JobStatus status = client.createJob(request(all));
     if (status.uploaded.size() != all.size())
     {
@@ -587,7 +697,7 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
 
 Cycle::Next Cycle::fetchDeltas()
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     status_ = client.status(record_.jobId);
     std::vector<QemuDisk> all = disks();
     if (!status_->result || status_->result->disks.size() != all.size())
@@ -617,8 +727,11 @@ Cycle::Next Cycle::fetchDeltas()
 
 Cycle::Next Cycle::admit()
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
-    handover::Bundle bundle = client.fetchBundle(record_.jobId);
+    boot::Client client = connect();
+    handover::Bundle bundle = client.fetchBundle(
+        record_.jobId, [this](const handover::Manifest& manifest) {
+            vm::requireAnswer(manifest, ticket(), trapped_.spec());
+        });
     vm::HandOverReport report = vm::loadBundle(trapped_, bundle, ticket());
     for (const vm::StepTime& step : report.steps)
     {

@@ -79,6 +79,14 @@ void alertStuck(const CycleContext& context,
  * that they are. It stays held in this life. */
 void discardDelta(const CycleContext& context, const VmRecord& vm);
 
+/** A domain is off or gone: nobody waits for its job any more. A delta that is
+ * being applied stays, for the next life to complete. */
+void abandonJob(const CycleContext& context, const std::string& uuid);
+
+/** libvirt does not define the domain any more: what the store knows of it is
+ * forgotten, unless its disks are half written. */
+void forgetDomain(const CycleContext& context, const std::string& uuid);
+
 /** Takes one domain through its reboot, from whatever point it is at.
  *
  * Each change of state is durable before it is acted on, and each action may
@@ -108,6 +116,8 @@ class Cycle
         done,
     };
 
+    DomainSpec readSpec();
+    void refuse();
     bool isIdle();
     bool isNewLife() const;
     Next tryStep();
@@ -120,6 +130,7 @@ class Cycle
     Next begin();
     void abandon();
     Next choose();
+    boot::Client connect() const;
     Next upload();
     Next waitBooted();
     Next fetchDeltas();
@@ -153,10 +164,11 @@ class Cycle
     CycleContext& context_;
     std::shared_ptr<Domain> domain_;
     std::stop_token stop_;
+    VmRecord record_;
+    std::string refused_; ///< why its XML is; then spec_ is empty
     DomainSpec spec_;
     TrappedDomain trapped_;
     vm::TrapState qemu_; ///< as the step saw it
-    VmRecord record_;
     std::optional<boot::JobStatus> status_;
     std::map<std::string, double> seconds_;
     Figures figures_;

@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <mutex>
 
 namespace airlock::host
 {
@@ -50,32 +51,6 @@ std::string uuidOf(virDomainPtr domain)
         throw lastError("cannot read the UUID of a domain");
     }
     return text.data();
-}
-
-void notify(void* opaque, virDomainPtr domain)
-{
-    try
-    {
-        static_cast<Connection*>(opaque)->notify(uuidOf(domain));
-    }
-    catch (const Error&)
-    {
-        // The domain has gone; the regular look at all domains will notice.
-    }
-}
-
-int onLifecycle(virConnectPtr /*connection*/, virDomainPtr domain,
-                int /*event*/, int /*detail*/, void* opaque)
-{
-    notify(opaque, domain);
-    return 0;
-}
-
-void onTrap(virConnectPtr /*connection*/, virDomainPtr domain,
-            const char* /*event*/, long long /*seconds*/,
-            unsigned int /*micros*/, const char* /*details*/, void* opaque)
-{
-    notify(opaque, domain);
 }
 
 /** The "return" of an answer of QEMU that libvirt passed on. */
@@ -244,14 +219,88 @@ void FreeLibvirt::operator()(_virDomain* domain) const
     virDomainFree(domain);
 }
 
+/** Gets libvirt's events. libvirt may still be calling back when a connection
+ * ends, or after it could not be set up, so this outlives it. */
+class Connection::Listener
+{
+  public:
+    explicit Listener(OnDomainEvent onEvent) : onEvent_(std::move(onEvent)) {}
+
+    /** No call goes on then, and none comes. */
+    void stop()
+    {
+        std::lock_guard lock(mutex_);
+        onEvent_ = nullptr;
+    }
+
+    /** A share for libvirt, with forget() to give it back. */
+    static void* share(const std::shared_ptr<Listener>& listener)
+    {
+        return std::make_unique<std::shared_ptr<Listener>>(listener).release();
+    }
+
+    static void forget(void* opaque)
+    {
+        std::unique_ptr<std::shared_ptr<Listener>>(
+            static_cast<std::shared_ptr<Listener>*>(opaque));
+    }
+
+    static int onLifecycle(virConnectPtr /*connection*/, virDomainPtr domain,
+                           int /*event*/, int /*detail*/, void* opaque)
+    {
+        notify(opaque, domain);
+        return 0;
+    }
+
+    static void onTrap(virConnectPtr /*connection*/, virDomainPtr domain,
+                       const char* /*event*/, long long /*seconds*/,
+                       unsigned int /*micros*/, const char* /*details*/,
+                       void* opaque)
+    {
+        notify(opaque, domain);
+    }
+
+  private:
+    static void notify(void* opaque, virDomainPtr domain)
+    {
+        Listener& self = **static_cast<std::shared_ptr<Listener>*>(opaque);
+        std::lock_guard lock(self.mutex_);
+        if (!self.onEvent_)
+        {
+            return;
+        }
+        try
+        {
+            self.onEvent_(uuidOf(domain));
+        }
+        catch (const Error&)
+        {
+            // The domain has gone; the regular look at all domains will
+            // notice.
+        }
+    }
+
+    std::mutex mutex_;
+    OnDomainEvent onEvent_;
+};
+
 Connection::Connection(const std::string& uri, OnDomainEvent onEvent)
-    : onEvent_(std::move(onEvent)), connection_(virConnectOpen(uri.c_str()))
+    : listener_(std::make_shared<Listener>(std::move(onEvent))),
+      connection_(virConnectOpen(uri.c_str()))
 {
     if (!connection_)
     {
         throw lastError("cannot connect to libvirt at " + uri);
     }
-    listen();
+    try
+    {
+        listen();
+    }
+    catch (...)
+    {
+        listener_->stop();
+        throw;
+    }
 }
 
 void Connection::listen()
@@ -259,27 +308,35 @@ void Connection::listen()
     virConnectPtr connection = connection_.get();
     // Local connections have no use for it and say so.
     virConnectSetKeepAlive(connection, keepAliveInterval, keepAliveCount);
-    int lifecycle = virConnectDomainEventRegisterAny(
+    void* share = Listener::share(listener_);
+    lifecycleEvents_ = virConnectDomainEventRegisterAny(
         connection, nullptr, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-        VIR_DOMAIN_EVENT_CALLBACK(onLifecycle), this, nullptr);
-    if (lifecycle < 0)
+        VIR_DOMAIN_EVENT_CALLBACK(&Listener::onLifecycle), share,
+        &Listener::forget);
+    if (lifecycleEvents_ < 0)
     {
-        throw lastError("cannot listen to libvirt's events");
+        LibvirtError error = lastError("cannot listen to libvirt's events");
+        Listener::forget(share);
+        throw error;
     }
-    lifecycleEvents_.push_back(lifecycle);
+    share = Listener::share(listener_);
     trapEvents_ = virConnectDomainQemuMonitorEventRegister(
-        connection, nullptr, trapEvent, onTrap, this, nullptr, 0);
+        connection, nullptr, trapEvent, &Listener::onTrap, share,
+        &Listener::forget, 0);
     if (trapEvents_ < 0)
     {
-        throw lastError("cannot listen to QEMU's trap event");
+        LibvirtError error = lastError("cannot listen to QEMU's trap event");
+        Listener::forget(share);
+        throw error;
     }
 }
 
 Connection::~Connection()
 {
-    for (int event : lifecycleEvents_)
+    listener_->stop();
+    if (lifecycleEvents_ >= 0)
     {
-        virConnectDomainEventDeregisterAny(connection_.get(), event);
+        virConnectDomainEventDeregisterAny(connection_.get(), lifecycleEvents_);
     }
     if (trapEvents_ >= 0)
     {

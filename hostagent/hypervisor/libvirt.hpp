@@ -22,7 +22,9 @@ struct FreeLibvirt
 };
 
 /** Something may have happened to the domain with this UUID: it was started,
- * trapped, stopped, resumed. Called on the event thread; must return soon. */
+ * trapped, stopped, resumed. Called on the event thread; must return soon. Not
+ * after the end of its Connection, which waits for a call that goes on: end
+ * that without a lock that the call takes. */
 using OnDomainEvent = std::function<void(const std::string& uuid)>;
 
 /** A connection to libvirt, with its events. libvirt's calls block while
@@ -42,15 +44,15 @@ class Connection
     /** Nothing when there is no such domain (any more). */
     std::shared_ptr<Domain> find(const std::string& uuid) const;
 
-    /** For the callbacks. */
-    void notify(const std::string& uuid) const { onEvent_(uuid); }
-
   private:
+    class Listener;
+
     void listen();
 
-    OnDomainEvent onEvent_;
+    /** Also libvirt's, until it calls back no more. */
+    std::shared_ptr<Listener> listener_;
     std::unique_ptr<_virConnect, FreeLibvirt> connection_;
-    std::vector<int> lifecycleEvents_;
+    int lifecycleEvents_ = -1;
     int trapEvents_ = -1;
 };
 

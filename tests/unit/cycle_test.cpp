@@ -2,6 +2,7 @@
  * state that QEMU may be in, against a boot server that says what it likes. */
 #include "common/http_server.hpp"
 #include "common/sha256.hpp"
+#include "devmodel/vm/hand_over.hpp"
 #include "fake_domain.hpp"
 #include "hostagent/agent/cycle.hpp"
 #include "test_pki.hpp"
@@ -11,19 +12,21 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <mutex>
+#include <thread>
 
 namespace airlock::host
 {
 namespace
 {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 using ::testing::SizeIs;
 
 /** Answers what a test wrote down for "METHOD /path", else 404. */
@@ -56,6 +59,9 @@ class ScriptedServer
 
     /** Called with each call, in a thread of the server. Set it before. */
     std::function<void(const std::string& call)> onCall;
+    /** A long answer; nothing for others. */
+    std::function<std::unique_ptr<http::BodySource>(const std::string& call)>
+        stream;
 
   private:
     class Call : public http::Exchange
@@ -87,6 +93,13 @@ class ScriptedServer
         if (onCall)
         {
             onCall(call);
+        }
+        if (auto body = stream ? stream(call) : nullptr)
+        {
+            http::Answer out;
+            out.type = http::octetsType;
+            out.stream = std::move(body);
+            return out;
         }
         std::lock_guard lock(mutex_);
         auto found = answers_.find(call);
@@ -201,6 +214,15 @@ class CycleTest : public ::testing::Test
         Json out = status("done");
         out["result"] = {{"memory-stream-bytes", 100},
                          {"disks", std::move(disks)}};
+        return out;
+    }
+
+    /** Of the boot that was asked for. */
+    handover::Manifest manifest() const
+    {
+        handover::Manifest out;
+        out.job = {domain->uuid(), 1, nonce};
+        out.guest = vm::shapeOf(parseDomain(domain->xml()).guest());
         return out;
     }
 
@@ -664,6 +686,151 @@ TEST_F(CycleTest, ADeltaIsCompleteBeforeTheStateIsAdmitted)
     EXPECT_EQ(deltas, 1U);
     EXPECT_EQ(vm().state, State::retrying); // there is no manifest
     EXPECT_TRUE(std::filesystem::is_empty(spool()));
+}
+
+/** A byte now and then. */
+class Trickle : public http::BodySource
+{
+  public:
+    std::uint64_t bytes() const override { return 10000; }
+    std::size_t read(std::span<std::uint8_t> out) override
+    {
+        std::this_thread::sleep_for(Milliseconds(100));
+        out[0] = 0;
+        return 1;
+    }
+};
+
+TEST_F(CycleTest, AServerThatTricklesIsNotWaitedForForEver)
+{
+    settings.returnTime = std::chrono::seconds(100);
+    enter(State::admitting, std::chrono::seconds(99));
+    server.answer("GET " + jobPath("/manifest"), manifest().toJson());
+    server.stream = [&](const std::string& call) {
+        return call == "GET " + jobPath("/state") ? std::make_unique<Trickle>()
+                                                  : nullptr;
+    };
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("takes too long"));
+}
+
+TEST_F(CycleTest, NothingIsFetchedOfAGuestThatWasNotAskedFor)
+{
+    enter(State::admitting);
+    handover::Manifest other = manifest();
+    other.guest.memoryBytes = other.guest.lowMemoryBytes = 1U << 30;
+    server.answer("GET " + jobPath("/manifest"), other.toJson());
+    bool fetched = false;
+    server.onCall = [&](const std::string& call) {
+        fetched = fetched || call == "GET " + jobPath("/state");
+    };
+    run();
+    EXPECT_EQ(vm().state, State::retrying);
+    EXPECT_THAT(vm().reason, HasSubstr("on another machine"));
+    EXPECT_FALSE(fetched);
+}
+
+TEST_F(CycleTest, ALinkThatAnOperatorHasTakenDownStaysDown)
+{
+    for (bool down : {false, true})
+    {
+        SCOPED_TRACE(down);
+        nonce[0]++;
+        job = boot::jobId(nonce);
+        domain->isTrapped();
+        domain->commands.clear();
+        enter(State::applying);
+        writeDelta();
+        domain->isLoaded();
+        domain->nicElements = down ? "<link state='down'/>" : "";
+        run();
+        EXPECT_EQ(vm().state, State::running);
+        EXPECT_THAT(domain->commands,
+                    Contains(AllOf(HasSubstr("set_link"), HasSubstr("true")))
+                        .Times(down ? 0 : 1));
+        store.forgetVm(domain->uuid());
+    }
+}
+
+TEST_F(CycleTest, AStartedDomainThatIsRefusedIsHeldAndSeen)
+{
+    domain->deviceElements = "<hostdev/>";
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(vm().state, State::held);
+    EXPECT_THAT(vm().reason, HasSubstr("hostdev"));
+    EXPECT_THAT(alertKinds(), ElementsAre("held"));
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_THAT(alerts, SizeIs(1));
+    // Mended and started again it is followed.
+    domain->deviceElements = "";
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
+    server.stop();
+    run();
+    EXPECT_EQ(vm().state, State::trapped);
+}
+
+TEST_F(CycleTest, AGuestThatRunsIsNotHeldForItsXml)
+{
+    domain->runs();
+    domain->deviceElements = "<hostdev/>";
+    EXPECT_EQ(run(), std::nullopt);
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_THAT(alerts, IsEmpty());
+}
+
+TEST_F(HalfWrittenTest, IsKeptWhenItsXmlIsRefused)
+{
+    domain->deviceElements = "<hostdev/>";
+    domain->isStarted(RunState::running);
+    domain->isTrapped();
+    run();
+    expectKept();
+    EXPECT_THAT(vm().reason, HasSubstr("hostdev"));
+}
+
+TEST_F(CycleTest, TheJobOfADomainThatIsOffIsAbandoned)
+{
+    enter(State::booting);
+    server.answer("DELETE " + jobPath(), status("gone"));
+    std::atomic<bool> removed = false;
+    server.onCall = [&](const std::string& call) {
+        removed = removed || call == "DELETE " + jobPath();
+    };
+    abandonJob(context(), domain->uuid());
+    EXPECT_TRUE(removed);
+    EXPECT_EQ(vm().state, State::trapped);
+    EXPECT_EQ(vm().jobId, "");
+    EXPECT_EQ(store.job(job)->result, "abandoned");
+}
+
+TEST_F(CycleTest, ADomainThatIsGoneIsForgotten)
+{
+    enter(State::booting);
+    server.stop();
+    forgetDomain(context(), domain->uuid());
+    EXPECT_FALSE(store.vm(domain->uuid()));
+    EXPECT_EQ(store.job(job)->result, "abandoned");
+    forgetDomain(context(), domain->uuid());
+}
+
+TEST_F(CycleTest, ADeltaIsAppliedWithoutASlot)
+{
+    enter(State::applying);
+    writeDelta();
+    domain->isLoaded();
+    slots.emplace(0U); // others have them all
+    run();
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_EQ(domain->resumed, 1U);
+}
+
+TEST_F(HalfWrittenTest, IsNotForgotten)
+{
+    abandonJob(context(), domain->uuid());
+    forgetDomain(context(), domain->uuid());
+    expectKept();
 }
 
 /** A QEMU that was lost while it took the delta, and then something else

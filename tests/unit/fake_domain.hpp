@@ -30,6 +30,8 @@ class FakeDomain : public host::Domain
     std::uint64_t traps = 1;
     bool dataReadOnly = true;
     std::string source = "/images/root.raw";
+    std::string nicElements;    ///< more of its network card
+    std::string deviceElements; ///< more devices
     /** Called before each command, may throw. */
     std::function<void(const std::string& command)> onCommand;
 
@@ -112,16 +114,18 @@ class FakeDomain : public host::Domain
       <source bridge='br0'/>
       <model type='virtio'/>
       <driver name='qemu'/>
-      <alias name='net0'/>
+      <alias name='net0'/>{}
       <address type='pci' domain='0x0000' bus='0x00' slot='0x04' function='0x0'/>
     </interface>
+    {}
     <audio id='1' type='none'/>
     <memballoon model='none'/>
   </devices>
 </domain>)",
             name_, uuid_, memoryBytes >> 10, memoryBytes >> 10,
             disk("vda", source, "0x08", 0, false),
-            disk("vdb", "/images/data.raw", "0x09", 1, dataReadOnly));
+            disk("vdb", "/images/data.raw", "0x09", 1, dataReadOnly),
+            nicElements, deviceElements);
     }
 
     Json execute(std::string_view command, const Json& arguments,
