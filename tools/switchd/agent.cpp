@@ -711,12 +711,14 @@ class SwitchAgent::Impl : public Fabric
     /** The last resort. */
     void takeDown(Port& port)
     {
-        if (!port.link)
+        // As it is now: who brings links up may just have done so.
+        auto link = port.link ? netlink_.link(port.link->name) : std::nullopt;
+        if (!link || !link->up)
         {
             return;
         }
-        netlink_.setUp(*port.link, false);
-        if (port.link->up && !std::exchange(port.takenDown, true))
+        netlink_.setUp(*link, false);
+        if (!std::exchange(port.takenDown, true))
         {
             tell(log::Level::error,
                  "a link was taken down: its port could not be shut",
