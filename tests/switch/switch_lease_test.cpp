@@ -18,6 +18,41 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 
+TEST_F(Switch, AnotherEnrolmentOrRootEndsTheLease)
+{
+    startEnrolled();
+    openPort("boot0");
+    enroll("boot0", Method::mac96, 9);
+    EXPECT_EQ(state("boot0"), "cut-off");
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    EXPECT_THAT(tableOf("boot0"), IsEmpty());
+    rig.through("boot0", hello(Method::mac96, 7, 2));
+    EXPECT_TRUE(
+        eventually([&] { return status("boot0")["misses"]["unknown"] >= 1; }));
+    rig.through("boot0", hello(Method::mac96, 9, 1));
+    ASSERT_TRUE(becomes("boot0", "open"));
+    agent->rotate("boot0", rootOf(10));
+    EXPECT_EQ(state("boot0"), "cut-off");
+    EXPECT_FALSE(passes("boot0", epoch::hostAddress(rootOf(9), 1)));
+    rig.through("boot0", hello(Method::mac96, 10, 1));
+    EXPECT_TRUE(becomes("boot0", "open"));
+}
+
+TEST_F(Switch, BroadcastsStayOutWhereNobodyWantsThem)
+{
+    settings.ports[0].broadcast = false;
+    startEnrolled();
+    openPort("boot0");
+    openPort("boot1");
+    auto seen = rig.through("prod0", frame(everybody, prod, dataType));
+    EXPECT_EQ(seen["boot0"].size(), 0U);
+    EXPECT_EQ(seen["boot1"].size(), 1U); // of the other kind
+    seen = rig.through("prod0", frame(address("boot0"), prod, dataType));
+    EXPECT_EQ(seen["boot0"].size(), 1U);
+    EXPECT_TRUE(passes("boot0", address("boot0")));
+    EXPECT_EQ(linkOf("boot0")["bcast_flood"], false);
+}
+
 TEST_F(Switch, EachAddressOpensOneLease)
 {
     startEnrolled();
