@@ -418,6 +418,17 @@ TEST_F(Switch, WhatOthersChangeIsPutRightAndEndsLeases)
         {"nft", "flush", "ruleset"},
         {"nft", "delete", "table", "netdev", "airlock"},
         {"nft", "flush", "chain", "bridge", "airlock", "pre"},
+        {"nft", "flush", "set", "bridge", "airlock", "hidden"},
+        {"nft", "flush", "set", "netdev", "airlock", "expected"},
+        {"nft", "add", "element", "bridge", "airlock", "live",
+         "{ boot1 . " + stranger.text() + " timeout 60s }"},
+        {"nft", "add", "element", "netdev", "airlock", "talk",
+         "{ boot1 timeout 60s }"},
+        {"ip", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1"},
+        {"ip", "link", "set", "br0", "type", "bridge", "group_fwd_mask",
+         "0x4000"},
+        {"ip", "link", "set", "br0", "type", "bridge", "no_linklocal_learn",
+         "0"},
     };
     for (std::vector<std::string> change : changes)
     {

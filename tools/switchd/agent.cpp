@@ -541,6 +541,12 @@ class SwitchAgent::Impl : public Fabric
             cutAll("its fence was damaged");
         }
         attachAgain();
+        if (bridge_ && !netlink_.isSetUp(*bridge_))
+        {
+            damaged("the bridge had other settings");
+            netlink_.setUpBridge(*bridge_);
+            cutAll("the bridge's settings were changed");
+        }
         if (bridge_)
         {
             checkTable();
