@@ -1,8 +1,11 @@
 #include "tests/switch/switch_fixture.hpp"
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+
+#include <fstream>
 
 /** What passes a boot port, and what does not. */
 namespace airlock::test
@@ -251,6 +254,34 @@ TEST_F(Switch, BootHostsDoNotReachEachOther)
     seen = rig.through("boot0", frame(everybody, address("boot0"), dataType));
     EXPECT_EQ(seen["boot1"].size(), 0U);
     EXPECT_EQ(seen["prod0"].size(), 1U);
+}
+
+TEST_F(Switch, SaysAtOnceWhenTheKernelCannotWatchSoMuch)
+{
+    const char* limit = "/proc/sys/net/core/optmem_max";
+    if (!std::filesystem::exists(limit))
+    {
+        GTEST_SKIP() << "not of a namespace in this kernel";
+    }
+    settings.window = 64;
+    for (unsigned i = 0; i < 20; i++)
+    {
+        settings.ports.push_back({fmt::format("more{}", i)});
+    }
+    auto starting = [&](const std::string& bytes) -> std::string {
+        std::ofstream(limit) << bytes;
+        try
+        {
+            SwitchAgent(settings, [](const Json&) {});
+        }
+        catch (const Error& error)
+        {
+            return error.what();
+        }
+        return "";
+    };
+    EXPECT_THAT(starting("20480"), ::testing::HasSubstr("net.core.optmem_max"));
+    EXPECT_EQ(starting("131072"), "");
 }
 
 TEST_F(Switch, TheKernelsToolsSayTheSame)

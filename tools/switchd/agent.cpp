@@ -84,6 +84,7 @@ class SwitchAgent::Impl : public Fabric
         }
         // Shut before anything else is looked at.
         fence_.install();
+        watch_.requireRoom((settings.window + 1) * settings.ports.size());
         for (const PortOptions& options : settings.ports)
         {
             Port& port = ports_[options.name];
