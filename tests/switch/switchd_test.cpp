@@ -280,6 +280,10 @@ TEST_F(Switchd, AirlockctlDoesWhatOperatorsWant)
     // Never over a file that is there.
     EXPECT_EQ(ctl({"rotate", "boot0", "-o", file.string()}).status.code, 1);
     EXPECT_EQ(ctl({"rotate", "boot0"}).status.code, 1);
+    EXPECT_THAT(ctl({"rotate", "boot0", "--root", file.string(), "-o",
+                     (rig.directory() / "more").string()})
+                    .err,
+                HasSubstr("only one of them"));
     EXPECT_TRUE(ctl({"rotate", "boot0", "--root", file.string()}).status.ok());
     output = ctl({"ports"});
     EXPECT_THAT(output.out, HasSubstr("boot1.example"));

@@ -188,6 +188,11 @@ TEST_F(TpmCommand, SecretFromStandardInput)
     EXPECT_EQ(
         parseJson(good(plus(unsealing("blob"), {"--json"})), "out")["secret"],
         toHex(test::secretOf("by pipe").view()));
+    // All that fits, and one byte more.
+    const std::string most(64U << 10, 'x');
+    EXPECT_EQ(command(words, most).code, kOk);
+    EXPECT_EQ(good(unsealing("blob")), most);
+    EXPECT_EQ(command(words, most + "x").code, kRefused);
 }
 
 TEST_F(TpmCommand, OnceCapsWhateverHappens)

@@ -73,6 +73,28 @@ TEST_F(EnrolmentTest, CompletesWhatAPowerCutLeft)
     EXPECT_TRUE(hardening(*tpm).all());
 }
 
+/** The oldest generation, and which blob is in force. */
+TEST_F(EnrolmentTest, WithoutAuthorizationNobodyWritesTheIndices)
+{
+    enroll();
+    pin(*tpm, Secret(), seal(*tpm, policyKey, "clean", test::secretOf("x")));
+    auto write = [&](const std::string& index, std::size_t size,
+                     const std::string& as) {
+        writeFileAtomic(swtpm.directory() / "data", Bytes(size, 0));
+        return outsiderCan({"tpm2_nvwrite", index, "-C", as, "-i", "data"});
+    };
+    // While nothing is set, anybody does.
+    EXPECT_TRUE(write("0x018a1001", 8, "o"));
+    EXPECT_TRUE(write("0x018a1002", 32, "o"));
+    harden(*tpm, values);
+    EXPECT_FALSE(write("0x018a1001", 8, "o"));
+    EXPECT_FALSE(write("0x018a1002", 32, "o"));
+    // Nor with the index's own authorization, which is empty: it reads only.
+    EXPECT_FALSE(write("0x018a1001", 8, "0x018a1001"));
+    EXPECT_FALSE(write("0x018a1002", 32, "0x018a1002"));
+    EXPECT_TRUE(outsiderCan({"tpm2_nvread", "0x018a1002"}));
+}
+
 TEST_F(EnrolmentTest, WithoutAuthorizationNothingCanBeTakenAway)
 {
     enroll();

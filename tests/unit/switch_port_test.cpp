@@ -453,6 +453,41 @@ TEST_F(SwitchPortQuote, ALeaseDoesNotOutliveTheStartOfItsBootHost)
     EXPECT_FALSE(prove(self, challenge.nonce, {8}));
 }
 
+TEST_F(SwitchPortQuote, SoManyChallengesOnly)
+{
+    ask(self);
+    fabric.sent.clear();
+    now += 1s;
+    for (unsigned i = 0; i < settings.challenges + 3; i++)
+    {
+        port().frame({quarantine::write(
+                          {quarantine::agentAddress, self, quarantine::Ask{}}),
+                      false},
+                     now);
+    }
+    EXPECT_EQ(fabric.sent.size(), settings.challenges);
+    EXPECT_EQ(misses()["limited"], 3);
+}
+
+TEST_F(SwitchPortQuote, AProofIsOfWhoWasAskedAndEnrolled)
+{
+    // Another address answers.
+    EXPECT_FALSE(prove(stranger, ask(self).nonce, {7}));
+    EXPECT_FALSE(port().isOpen());
+    // While one is leased, no other one gets in.
+    EXPECT_TRUE(prove({7}));
+    EXPECT_FALSE(prove(stranger, ask(stranger).nonce, {7}));
+    EXPECT_EQ(fabric.opened, self);
+    EXPECT_TRUE(prove({7}));
+    // An address that was enrolled is the only one.
+    Enrolment enrolment = *port().enrolment();
+    enrolment.address = self;
+    port().enroll(enrolment);
+    EXPECT_FALSE(prove(stranger, ask(stranger).nonce, {7}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_TRUE(prove({7}));
+}
+
 TEST_F(SwitchPortQuote, TheVerdictIsWhetherThePortIsOpen)
 {
     EXPECT_TRUE(prove({7}));

@@ -27,18 +27,28 @@ PolicySet policySet(const Options& options)
     return out;
 }
 
+/** In one place that does not grow; the stream keeps a buffer of its own. */
+Secret readStream(std::istream& in)
+{
+    Secret room(SealedBlob::maxSecret + 1);
+    in.read(reinterpret_cast<char*>(room.bytes().data()),
+            static_cast<std::streamsize>(room.size()));
+    const auto size = static_cast<std::size_t>(in.gcount());
+    if (size > SealedBlob::maxSecret)
+    {
+        throw Refused("standard input", "has more than 65536 bytes");
+    }
+    return Secret(room.view().first(size));
+}
+
 /** The file, or the standard input for "-". */
 Secret readSecret(const Options& options)
 {
-    Bytes text;
     if (options.file == "-")
     {
-        text.assign(std::istreambuf_iterator<char>(*options.in), {});
+        return readStream(*options.in);
     }
-    else
-    {
-        text = readFile(options.file, SealedBlob::maxSecret);
-    }
+    Bytes text = readFile(options.file, SealedBlob::maxSecret);
     Secret out{ByteView(text)};
     OPENSSL_cleanse(text.data(), text.size());
     return out;

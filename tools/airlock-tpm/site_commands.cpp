@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <openssl/crypto.h>
 
 namespace airlock::tpmtool
 {
@@ -28,6 +29,15 @@ Bytes hexOf(const std::string& text, const char* what)
                     " is not hexadecimal: " + printable(text));
     }
     return *out;
+}
+
+Key readPrivateKey(const std::string& path)
+{
+    Bytes bytes = readFile(path, maxText);
+    const Secret pem{ByteView(bytes)};
+    OPENSSL_cleanse(bytes.data(), bytes.size());
+    return privateKeyFromPem(
+        {reinterpret_cast<const char*>(pem.view().data()), pem.size()}, path);
 }
 
 EventLog readLog(const std::string& path)
@@ -145,7 +155,7 @@ std::string pcrText(const Json& values)
 
 Result signPolicy(const Options& options)
 {
-    const Key key = privateKeyFromPem(readText(options.key), options.key);
+    const Key key = readPrivateKey(options.key);
     const SignedPolicy policy = SignedPolicy::sign(
         key, {options.name, options.generation, wantedPcrs(options)},
         options.ref);

@@ -84,6 +84,7 @@ class SwitchAgent::Impl : public Fabric
         }
         // Shut before anything else is looked at.
         fence_.install();
+        watch_.requireRoom((settings.window + 1) * settings.ports.size());
         for (const PortOptions& options : settings.ports)
         {
             Port& port = ports_[options.name];
@@ -541,6 +542,12 @@ class SwitchAgent::Impl : public Fabric
             cutAll("its fence was damaged");
         }
         attachAgain();
+        if (bridge_ && !netlink_.isSetUp(*bridge_))
+        {
+            damaged("the bridge had other settings");
+            netlink_.setUpBridge(*bridge_);
+            cutAll("the bridge's settings were changed");
+        }
         if (bridge_)
         {
             checkTable();
@@ -711,12 +718,14 @@ class SwitchAgent::Impl : public Fabric
     /** The last resort. */
     void takeDown(Port& port)
     {
-        if (!port.link)
+        // As it is now: who brings links up may just have done so.
+        auto link = port.link ? netlink_.link(port.link->name) : std::nullopt;
+        if (!link || !link->up)
         {
             return;
         }
-        netlink_.setUp(*port.link, false);
-        if (port.link->up && !std::exchange(port.takenDown, true))
+        netlink_.setUp(*link, false);
+        if (!std::exchange(port.takenDown, true))
         {
             tell(log::Level::error,
                  "a link was taken down: its port could not be shut",
