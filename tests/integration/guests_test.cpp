@@ -34,7 +34,8 @@ std::vector<GuestCase> cases()
                                {"standard", 2, 5 * gib, true},
                                {"cloud", 1, gib, true},
                                {"cloud", 2, gib, true},
-                               {"cloud", 4, gib, true}});
+                               {"cloud", 4, gib, true},
+                               {"cloud", 8, gib, true}});
     }
     return out;
 }

@@ -1,5 +1,6 @@
 /** One guest reboots from inside again and again, each time through the whole
- * path, in one production QEMU. AIRLOCK_COUNT says how often. */
+ * path, in one production QEMU. AIRLOCK_COUNT says how often; the boot before
+ * the first reboot does not count. */
 #include "guest_rig.hpp"
 
 #include <fmt/format.h>
@@ -24,9 +25,15 @@ TEST(Soak, RebootsFromInside)
 {
     GuestRig rig({"cloud", 2, 1ULL << 30, true});
     std::set<std::string> boots;
+    rig.boot();
+    rig.expectWell();
+    boots.insert(rig.lastReport().at("boot_id").get<std::string>());
     for (unsigned round = 1; round <= roundsWanted(); round++)
     {
         SCOPED_TRACE(fmt::format("round {}", round));
+        vm::Trap trap = rig.rebootFromInside();
+        ASSERT_EQ(trap.cause, "port");
+        ASSERT_EQ(trap.count, round + 1);
         vm::CycleReport report = rig.boot();
         rig.expectWell();
         boots.insert(rig.lastReport().at("boot_id").get<std::string>());
@@ -34,15 +41,12 @@ TEST(Soak, RebootsFromInside)
                    "hand-over\n",
                    round, report.seconds(), report.handOver.seconds());
         std::fflush(stdout);
-        vm::Trap trap = rig.rebootFromInside();
-        ASSERT_EQ(trap.cause, "port");
-        ASSERT_EQ(trap.count, round + 1);
         if (HasFailure())
         {
             return;
         }
     }
-    EXPECT_EQ(boots.size(), roundsWanted()) << "a boot id came twice";
+    EXPECT_EQ(boots.size(), roundsWanted() + 1) << "a boot id came twice";
 }
 
 } // namespace
