@@ -48,6 +48,17 @@ Bytes marshalled(MuMarshal<T> marshal, const T& value)
     return out;
 }
 
+inline TPML_PCR_SELECTION selectionOf(const PcrSelection& selection)
+{
+    TPML_PCR_SELECTION out{};
+    const Bytes bytes = selection.marshal();
+    std::size_t offset = 0;
+    check(Tss2_MU_TPML_PCR_SELECTION_Unmarshal(bytes.data(), bytes.size(),
+                                               &offset, &out),
+          "cannot select PCRs");
+    return out;
+}
+
 /** The authorization of a hierarchy or object for the commands of a scope;
  * ESYS forgets it at the end. */
 class AuthInScope

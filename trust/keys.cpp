@@ -442,12 +442,7 @@ Quote makeQuote(const Tpm& tpm, const PcrSelection& selection,
     const Session session(tpm, saltKey);
     TPMT_SIG_SCHEME scheme{};
     scheme.scheme = TPM2_ALG_NULL; // the key's own
-    TPML_PCR_SELECTION pcrs{};
-    const Bytes wanted = selection.marshal();
-    std::size_t offset = 0;
-    check(Tss2_MU_TPML_PCR_SELECTION_Unmarshal(wanted.data(), wanted.size(),
-                                               &offset, &pcrs),
-          "cannot select PCRs");
+    const TPML_PCR_SELECTION pcrs = selectionOf(selection);
     const auto extra = sized<TPM2B_DATA>(extraData);
     TPM2B_ATTEST* attest = nullptr;
     TPMT_SIGNATURE* signature = nullptr;

@@ -34,17 +34,6 @@ TPM2B_PUBLIC sealedTemplate(const PolicyKey& key, std::string_view ref)
     return out;
 }
 
-TPML_PCR_SELECTION selectionOf(const PcrSelection& selection)
-{
-    TPML_PCR_SELECTION out{};
-    const Bytes bytes = selection.marshal();
-    std::size_t offset = 0;
-    check(Tss2_MU_TPML_PCR_SELECTION_Unmarshal(bytes.data(), bytes.size(),
-                                               &offset, &out),
-          "cannot select PCRs");
-    return out;
-}
-
 TPMT_SIGNATURE tpmSignature(const PolicyKey& key, const Bytes& signature)
 {
     constexpr std::string_view where = "policy signature";

@@ -412,7 +412,7 @@ TEST_F(CredentialTest, InventoryKnowsMachinesForLife)
 }
 
 /** Logs as firmware writes them. */
-class EventLogTest : public test::TpmTest
+class MeasuredLogTest : public test::TpmTest
 {
   protected:
     static void le16(ByteWriter& out, unsigned value)
@@ -462,7 +462,7 @@ class EventLogTest : public test::TpmTest
     }
 };
 
-TEST_F(EventLogTest, ReplayIsWhatTheTpmHas)
+TEST_F(MeasuredLogTest, ReplayIsWhatTheTpmHas)
 {
     constexpr std::uint32_t ipl = 0x0d;
     ByteWriter log = header();

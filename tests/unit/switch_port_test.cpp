@@ -270,6 +270,21 @@ TEST_F(SwitchPort, AnAddressIsHiddenUntilTheSwitchKnowsItsPort)
     EXPECT_TRUE(wasHidden);
 }
 
+/** The epoch is noted on the disk first. Else a lease could be over when it
+ * begins, and its epoch be used up for nothing. */
+TEST_F(SwitchPort, ALeaseBeginsWhenItsEpochIsNoted)
+{
+    settings.lease = 3s;
+    settings.clock = [&] { return now + 5s; };
+    see(of(1));
+    now += 7s;
+    port().tick(now);
+    EXPECT_TRUE(port().isOpen());
+    now += 1s;
+    port().tick(now);
+    EXPECT_FALSE(port().isOpen());
+}
+
 /** Frames may wait while the agent does something else. */
 TEST_F(SwitchPort, ALeaseThatIsOverIsNotRenewed)
 {

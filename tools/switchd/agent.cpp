@@ -35,6 +35,7 @@ PortSettings portSettings(const AgentSettings& all, const PortOptions& options)
     out.plain = options.plain;
     out.guesses = all.guesses;
     out.challenges = all.challenges;
+    out.clock = std::chrono::steady_clock::now;
     return out;
 }
 

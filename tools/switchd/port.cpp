@@ -367,7 +367,9 @@ try
     {
         fabric_.guardsChanged(); // hides what the switch is about to forget
     }
-    lease_ = Lease{address, epoch, bootCount, now + settings_.lease};
+    // A slow disk does not take from its time.
+    const TimePoint begin = settings_.clock ? settings_.clock() : now;
+    lease_ = Lease{address, epoch, bootCount, begin + settings_.lease};
     fabric_.open(settings_.name, address, settings_.lease);
     // Only now that the switch knows where it is: frames to an address that is
     // neither hidden nor known go everywhere.

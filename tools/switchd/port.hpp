@@ -67,6 +67,9 @@ struct PortSettings
     /** quote: makes the judge of what was enrolled; throws Refused. */
     std::function<std::unique_ptr<ProofVerifier>(const std::string&)> verifier =
         makeVerifier;
+    /** The time after something that may have taken long; without it, the time
+     * that was passed. */
+    std::function<TimePoint()> clock;
 };
 
 /** A frame as it came in from a boot port; `bytes` may be cut short. */
