@@ -18,12 +18,11 @@ namespace
 {
 
 constexpr JsonLimits limits = {1U << 20, 16};
-constexpr std::size_t maxText = 64;
-constexpr std::size_t maxPolicy = 256;
+constexpr std::size_t maxText = vm::maxLabel;
 constexpr std::size_t maxMessage = 1024;
 constexpr std::size_t maxDevices = 64;
 constexpr std::size_t maxStages = 64;
-constexpr std::uint64_t maxTimeout = 86400;
+constexpr std::uint64_t maxTimeout = vm::maxBootTime.count();
 
 constexpr std::array<const char*, 6> stateNames = {
     "receiving", "queued", "booting", "done", "failed", "gone"};
@@ -32,9 +31,7 @@ constexpr std::array<const char*, 6> stateNames = {
 std::string label(const JsonField& field, std::size_t max = maxText)
 {
     std::string text = field.string(max);
-    if (text.empty() || !std::all_of(text.begin(), text.end(), [](char c) {
-            return c >= ' ' && c <= '~';
-        }))
+    if (!vm::isLabel(text, max))
     {
         field.refuse("is empty or holds characters other than printable "
                      "ASCII");
@@ -289,7 +286,7 @@ JobRequest JobRequest::parse(std::string_view text)
     {
         out.options = parseDevices(*devices);
     }
-    out.policy = label(root.at("policy"), maxPolicy);
+    out.policy = label(root.at("policy"), vm::maxPolicy);
     out.timeout =
         std::chrono::seconds(root.at("timeout-seconds").u64(maxTimeout));
     out.tenant = label(root.at("tenant"));
@@ -358,7 +355,10 @@ Json Health::toJson() const
 {
     Json out = {{"version", version},
                 {"mode", mode},
-                {"boots", {{"running", bootsRunning}, {"max", bootsMax}}},
+                {"boots",
+                 {{"running", bootsRunning},
+                  {"max", bootsMax},
+                  {"seconds", bootSeconds.count()}}},
                 {"jobs", {{"held", jobs}, {"max", jobsMax}}},
                 {"bytes", {{"held", bytes}, {"max", bytesMax}}}};
     if (qemu)
@@ -375,6 +375,8 @@ Health Health::parse(const JsonField& field)
     out.mode = label(field.at("mode"));
     out.bootsRunning = field.at("boots").at("running").u64();
     out.bootsMax = field.at("boots").at("max").u64();
+    out.bootSeconds =
+        std::chrono::seconds(field.at("boots").at("seconds").u64(maxTimeout));
     out.jobs = field.at("jobs").at("held").u64();
     out.jobsMax = field.at("jobs").at("max").u64();
     out.bytes = field.at("bytes").at("held").u64();

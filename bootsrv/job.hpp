@@ -101,6 +101,7 @@ struct Health
     std::string version;
     std::string mode; ///< "clean"
     std::uint64_t bootsRunning = 0, bootsMax = 0;
+    std::chrono::seconds bootSeconds{0}; ///< most that a job may ask for
     std::uint64_t jobs = 0, jobsMax = 0;
     std::uint64_t bytes = 0, bytesMax = 0;
     std::optional<QemuFacts> qemu; ///< missing: it cannot be run

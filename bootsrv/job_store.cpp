@@ -791,6 +791,7 @@ Health JobStore::health() const
     std::lock_guard lock(mutex_);
     Health out;
     out.mode = "clean";
+    out.bootSeconds = std::min(quota_.boot, vm::maxBootTime);
     out.jobsMax = quota_.jobs;
     out.bytesMax = quota_.totalBytes;
     for (const auto& [id, job] : jobs_)

@@ -63,6 +63,13 @@ struct Connection
 
 } // namespace
 
+bool mayTalk(const Peer& peer, const ServerOptions& options, uid_t self)
+{
+    return peer.uid == 0 || (options.ownUser && peer.uid == self) ||
+           (options.group && std::ranges::find(peer.groups, *options.group) !=
+                                 peer.groups.end());
+}
+
 class Server::Impl
 {
   public:
@@ -198,7 +205,7 @@ class Server::Impl
         Connection connection;
         connection.peer = peerOf(fd.get());
         connection.fd = std::move(fd);
-        if (!allowed(connection.peer))
+        if (!mayTalk(connection.peer, options_, ::geteuid()))
         {
             reply(connection,
                   errorReply(errors::denied,
@@ -208,14 +215,6 @@ class Server::Impl
             connection.closing = true;
         }
         connections_.push_back(std::move(connection));
-    }
-
-    bool allowed(const Peer& peer) const
-    {
-        return peer.uid == 0 || peer.uid == ::geteuid() ||
-               (options_.group &&
-                std::find(peer.groups.begin(), peer.groups.end(),
-                          *options_.group) != peer.groups.end());
     }
 
     /** False when the connection is over. */

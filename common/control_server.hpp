@@ -31,14 +31,19 @@ struct ServerOptions
     /** A stale socket there is replaced, a live one is an error. */
     std::filesystem::path path;
     Daemon daemon;
-    /** Members may connect beside root and our own user. */
+    /** Members may connect beside root. */
     std::optional<gid_t> group;
+    /** And our own user, if nobody else runs as it. */
+    bool ownUser = true;
     std::size_t maxConnections = 64;
     /** A request has to be complete in this time. */
     Milliseconds requestTime = std::chrono::seconds(10);
     /** Replies that a peer does not take; beyond it is cut off. */
     std::size_t maxUnsent = 4U << 20;
 };
+
+/** Whether a peer may talk to a server that runs as the user `self`. */
+bool mayTalk(const Peer& peer, const ServerOptions& options, uid_t self);
 
 /** Answers a call. What it throws becomes the reply: CallError by its name,
  * Refused as invalid-parameter, another Error as failed. */

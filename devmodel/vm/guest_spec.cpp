@@ -11,6 +11,13 @@
 namespace airlock::vm
 {
 
+bool isLabel(std::string_view text, std::size_t max)
+{
+    return !text.empty() && text.size() <= max &&
+           std::ranges::all_of(text,
+                               [](char c) { return c >= ' ' && c <= '~'; });
+}
+
 namespace
 {
 

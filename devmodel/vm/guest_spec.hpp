@@ -1,14 +1,26 @@
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace airlock::vm
 {
+
+/** What a host agent and a boot server have to agree on: what one lets a domain
+ * have, the other takes. Bytes of names, labels and policies; the time that a
+ * boot may take. */
+inline constexpr std::size_t maxLabel = 64;
+inline constexpr std::size_t maxPolicy = 256;
+inline constexpr std::chrono::seconds maxBootTime = std::chrono::hours(24);
+
+/** A text that is safe in a log: printable ASCII, not empty, not too long. */
+bool isLabel(std::string_view text, std::size_t max = maxLabel);
 
 enum class Accelerator
 {

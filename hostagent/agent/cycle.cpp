@@ -565,6 +565,10 @@ boot::JobRequest Cycle::request(const std::vector<QemuDisk>& disks) const
     boot::JobRequest out;
     out.job = ticket();
     out.guest = spec_.guest();
+    if (!vm::isLabel(out.guest.name))
+    {
+        out.guest.name = record_.uuid; // It is only for the server's journal.
+    }
     out.guest.disks.clear();
     for (const QemuDisk& disk : disks)
     {

@@ -15,6 +15,7 @@ struct ServerOptions : airlock::control::ServerOptions
     {
         path = defaultSocket;
         daemon = {"the host agent", "airlock-hostd"};
+        ownUser = false; // It is QEMU's, too.
     }
 };
 

@@ -17,7 +17,9 @@ void readReboot(TomlTable table, RebootSettings& out)
 {
     table.text("booted", out.booted);
     checkBootedPolicy(out.booted);
-    table.time("limit", out.limit);
+    std::int64_t limit = out.limit.count();
+    table.number("limit", limit, 1, vm::maxBootTime.count());
+    out.limit = std::chrono::seconds(limit);
     table.time("upload-time", out.uploadTime);
     table.time("server-time", out.serverTime);
     table.time("return-time", out.returnTime);
@@ -86,6 +88,7 @@ void readTables(TomlTable& top, Config& out)
     top.text("libvirt", out.uri);
     top.path("state", out.state);
     top.path("socket", out.socket);
+    top.text("socket-group", out.socketGroup);
     readHistory(top, out.history);
 
     TomlTable tls = top.sub("tls");

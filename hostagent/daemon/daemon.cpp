@@ -7,6 +7,7 @@
 #include "hostagent/daemon/metrics.hpp"
 
 #include <fmt/format.h>
+#include <grp.h>
 #include <systemd/sd-daemon.h>
 
 #include <atomic>
@@ -132,6 +133,16 @@ class ControlSocket
     {
         control::ServerOptions out;
         out.path = config.socket;
+        if (!config.socketGroup.empty())
+        {
+            const group* found = ::getgrnam(config.socketGroup.c_str());
+            if (found == nullptr)
+            {
+                throw Error("socket-group: there is no group " +
+                            printable(config.socketGroup));
+            }
+            out.group = found->gr_gid;
+        }
         return out;
     }
 

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <sys/prctl.h>
 
 #include <exception>
 
@@ -32,6 +33,9 @@ int main(int argc, char** argv)
         airlock::host::Config config = airlock::host::readConfig(file);
         if (!check)
         {
+            // QEMUs run as the same user: none of them may look into this
+            // process, which has all guests' memory and the keys.
+            ::prctl(PR_SET_DUMPABLE, 0);
             airlock::host::runDaemon(config);
         }
         return 0;

@@ -6,6 +6,7 @@
 #include "hostagent/domain/xml.hpp"
 
 #include <fmt/format.h>
+#include <regex.h>
 
 #include <algorithm>
 #include <map>
@@ -28,8 +29,20 @@ bool isImpliedFeature(const pugi::xml_node& node)
            xml::isOneOf(node.attribute("name").value(), {"hypervisor", "ht"});
 }
 
-constexpr unsigned maxSeconds = 24 * 3600;
-constexpr std::size_t maxPolicy = 512;
+constexpr unsigned maxSeconds = vm::maxBootTime.count();
+
+/** Whether a boot server can look for it: a POSIX extended expression. */
+bool isExpression(const std::string& text)
+{
+    regex_t compiled;
+    bool valid =
+        ::regcomp(&compiled, text.c_str(), REG_EXTENDED | REG_NOSUB) == 0;
+    if (valid)
+    {
+        ::regfree(&compiled);
+    }
+    return valid;
+}
 
 void require(const pugi::xml_node& node, const char* name,
              std::string_view wanted)
@@ -470,9 +483,12 @@ class Reader
             out.limit = std::chrono::seconds(*seconds);
         }
         out.tenant = attribute(xml::airlockChild(metadata, "tenant"), "name");
-        if (out.tenant.size() > 64)
+        if (!out.tenant.empty() && !vm::isLabel(out.tenant))
         {
-            throw Refused("metadata: tenant", "is longer than 64 bytes");
+            throw Refused("metadata: tenant",
+                          fmt::format("has to be at most {} printable ASCII "
+                                      "characters",
+                                      vm::maxLabel));
         }
         for (const pugi::xml_node& node : metadata.children())
         {
@@ -591,9 +607,11 @@ void checkBootedPolicy(std::string_view policy)
         throw Refused("metadata: booted",
                       fmt::format("policy {} {}", printable(policy), why));
     };
-    if (policy.size() > maxPolicy)
+    if (!vm::isLabel(policy, vm::maxPolicy))
     {
-        refusePolicy("is too long");
+        refusePolicy(fmt::format("has to be at most {} printable ASCII "
+                                 "characters",
+                                 vm::maxPolicy));
     }
     if (policy == "auto" || policy == "guest-agent" || policy == "shell")
     {
@@ -614,6 +632,10 @@ void checkBootedPolicy(std::string_view policy)
     {
         refusePolicy("is none of auto, guest-agent, shell, serial:REGEX, "
                      "idle:SECONDS, after:SECONDS");
+    }
+    else if (!isExpression(std::string(value)))
+    {
+        refusePolicy("has no POSIX extended regular expression");
     }
 }
 

@@ -334,15 +334,6 @@ class Store::Impl
         return out;
     }
 
-    void mark(const std::string& uuid, State state, const std::string& step)
-    {
-        SQLite::Transaction transaction(*database_,
-                                        SQLite::TransactionBehavior::IMMEDIATE);
-        expect(uuid, state);
-        writeMarks(uuid, false, {step});
-        transaction.commit();
-    }
-
     std::vector<JobRecord> jobs(const JobQuery& query)
     {
         Filter filter = filterOf(query);
@@ -380,19 +371,6 @@ class Store::Impl
             return std::nullopt;
         }
         return readJob(query);
-    }
-
-    std::map<State, std::size_t> countByState()
-    {
-        SQLite::Statement query(
-            *database_, "SELECT state, count(*) FROM vms GROUP BY state");
-        std::map<State, std::size_t> out;
-        while (query.executeStep())
-        {
-            out[parseState(query.getColumn(0).getString())] =
-                static_cast<std::size_t>(query.getColumn(1).getInt64());
-        }
-        return out;
     }
 
     /** Runs one statement with its parameters; rows that it changed. */
@@ -563,21 +541,11 @@ std::vector<VmRecord> Store::vms() const
     return impl_->guarded([&] { return impl_->vms(); });
 }
 
-std::map<State, std::size_t> Store::countByState() const
-{
-    return impl_->guarded([&] { return impl_->countByState(); });
-}
-
 VmRecord Store::transition(const std::string& uuid, State from, State to,
                            const Change& change)
 {
     return impl_->guarded(
         [&] { return impl_->transition(uuid, from, to, change); });
-}
-
-void Store::mark(const std::string& uuid, State state, const std::string& step)
-{
-    impl_->guarded([&] { impl_->mark(uuid, state, step); });
 }
 
 std::vector<JobRecord> Store::jobs(const JobQuery& query) const

@@ -76,8 +76,8 @@ struct VmRecord
     Timestamp since;              ///< when `state` was entered
     std::string reason;           ///< for `retrying` and `held`: why
     std::string nonce;            ///< of the job, hex
-    /** Steps of this generation that are done, with their time: what need
-     * not be done again after a crash ("disk/0", "delta/1"). */
+    /** What is so in this generation, and since when: the life that it belongs
+     * to, incompleteDeltaMark, that the clock is to be set. */
     std::map<std::string, Timestamp> marks;
 };
 
@@ -125,7 +125,7 @@ struct Change
     std::optional<unsigned> attempts;
     std::optional<std::string> reason;
     std::optional<std::string> nonce;
-    std::vector<std::string> marks; ///< steps that are done by now
+    std::vector<std::string> marks; ///< what is so by now
     bool clearMarks = false;        ///< before `marks` are added
     bool discardDelta = false;      ///< removes incompleteDeltaMark
     std::optional<JobRecord> openJob;
@@ -188,7 +188,6 @@ class Store
 
     std::optional<VmRecord> vm(const std::string& uuid) const;
     std::vector<VmRecord> vms() const; ///< by name
-    std::map<State, std::size_t> countByState() const;
 
     /** From one state to another, with all of `change`, or not at all.
      *
@@ -200,10 +199,6 @@ class Store
      */
     VmRecord transition(const std::string& uuid, State from, State to,
                         const Change& change = {});
-
-    /** Notes that a step is done, if the VM is still in `state`; noting it
-     * twice keeps the first time. Throws StateConflict otherwise. */
-    void mark(const std::string& uuid, State state, const std::string& step);
 
     std::vector<JobRecord> jobs(const JobQuery& query = {}) const;
     std::optional<JobRecord> job(const std::string& id) const;

@@ -221,7 +221,7 @@ void printTable(const std::string& title, const std::vector<Outcome>& outcomes)
 
 TEST(Kill, EachVictimAtEachStage)
 {
-    HostRig rig({tinyDomain()}, {"retry-delay = 1", ""});
+    HostRig rig({tinyDomain()}, {.reboot = "retry-delay = 1"});
     KillGuest guest(rig);
     guest.start(backTime);
     std::vector<Outcome> outcomes;
@@ -243,6 +243,8 @@ TEST(Kill, EachVictimAtEachStage)
             };
             outcomes.push_back(
                 rebootWith(guest, {stage, nameOf(victim)}, harsh, fault));
+            EXPECT_TRUE(outcomes.back().killed)
+                << nameOf(victim) << " at " << stage << " was not there";
             if (HasFailure())
             {
                 return;
@@ -258,7 +260,7 @@ TEST(Kill, RandomInstants)
     unsigned seed = numberFrom("AIRLOCK_SEED", 20261121);
     fmt::print("{} instants, seed {}\n", instantsWanted(), seed);
     std::mt19937 random(seed);
-    HostRig rig({tinyDomain()}, {"retry-delay = 1", ""});
+    HostRig rig({tinyDomain()}, {.reboot = "retry-delay = 1"});
     KillGuest guest(rig);
     guest.start(backTime);
     Outcome plain =
@@ -277,6 +279,9 @@ TEST(Kill, RandomInstants)
         outcomes.push_back(
             rebootWith(guest, {fmt::format("{:.2f} s", at), nameOf(victim)},
                        random() % 2 == 1, fault));
+        // There is a boot's QEMU only while a guest boots.
+        EXPECT_TRUE(outcomes.back().killed || victim == Victim::bootQemu)
+            << nameOf(victim) << " was not there";
         if (HasFailure())
         {
             return;
@@ -394,7 +399,7 @@ class SmallBootServer
 
 TEST(Kill, DisksThatFillUp)
 {
-    HostRig rig({tinyDomain()}, {"retry-delay = 1\nattempts = 2", ""});
+    HostRig rig({tinyDomain()}, {.reboot = "retry-delay = 1\nattempts = 2"});
     KillGuest guest(rig);
     guest.start(backTime);
     constexpr std::uint64_t mib = 1U << 20;

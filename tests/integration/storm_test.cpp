@@ -177,8 +177,8 @@ void weather(HostRig& rig, std::uint64_t generation,
 
 TEST(Storm, AllComeBackAndTenantsTakeTurns)
 {
-    HostRig rig(domains(), {fmt::format("jobs = {}", jobsAtOnce),
-                            fmt::format("parallel = {}", bootsAtOnce)});
+    HostRig rig(domains(), {.reboot = fmt::format("jobs = {}", jobsAtOnce),
+                            .boot = fmt::format("parallel = {}", bootsAtOnce)});
     std::vector<std::string> lives(rig.guestCount());
     weather(
         rig, 1, [](HostedGuest& guest) { guest.start(); }, lives);

@@ -129,6 +129,29 @@ TEST_F(Control, SaysWhatWentWrong)
                 ThrowsMessage<CallError>(HasSubstr("broken on purpose")));
 }
 
+TEST(ControlPeers, RootAndTheGroupAndWhoeverIsMeant)
+{
+    ServerOptions options;
+    constexpr uid_t self = 64055;
+    airlock::control::Peer other;
+    other.uid = 1000;
+    other.groups = {1000, 27};
+    airlock::control::Peer qemu;
+    qemu.uid = self;
+    qemu.groups = {64055};
+    airlock::control::Peer root;
+    root.uid = 0;
+    EXPECT_TRUE(mayTalk(root, options, self));
+    EXPECT_FALSE(mayTalk(other, options, self));
+    options.group = 27;
+    EXPECT_TRUE(mayTalk(other, options, self));
+    // The host agent shares its user with the guests' QEMUs.
+    EXPECT_FALSE(options.ownUser);
+    EXPECT_FALSE(mayTalk(qemu, options, self));
+    options.ownUser = true;
+    EXPECT_TRUE(mayTalk(qemu, options, self));
+}
+
 TEST_F(Control, SurvivesHostileBytes)
 {
     start();

@@ -247,6 +247,12 @@ const Broken broken[] = {
      "beside libvirt"},
     {"policy=\"serial:login: $\"", "policy=\"when-done\"", "booted", "none of"},
     {"policy=\"serial:login: $\"", "policy=\"idle:x\"", "booted", "seconds"},
+    // What a boot server would refuse at the next reboot.
+    {"policy=\"serial:login: $\"", "policy=\"serial:l\303\266gin\"", "booted",
+     "printable ASCII"},
+    {"policy=\"serial:login: $\"", "policy=\"serial:(login\"", "booted",
+     "regular expression"},
+    {"name=\"green\"", "name=\"gr\303\274n\"", "tenant", "printable ASCII"},
     {"seconds=\"600\"", "seconds=\"0\"", "limit", "seconds"},
     {"weight=\"3\"", "weight=\"-3\"", "server", "weight"},
 };

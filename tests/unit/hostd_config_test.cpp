@@ -113,6 +113,7 @@ TEST_F(HostdConfig, TheManualHasTheSameDefaults)
     EXPECT_EQ(config.uri, plain.uri);
     EXPECT_EQ(config.state, plain.state);
     EXPECT_EQ(config.socket, plain.socket);
+    EXPECT_EQ(config.socketGroup, plain.socketGroup);
     EXPECT_EQ(config.history, plain.history);
     EXPECT_EQ(config.metrics, plain.metrics);
     EXPECT_EQ(config.identity.certificate, plain.identity.certificate);

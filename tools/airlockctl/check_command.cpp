@@ -245,9 +245,17 @@ bool excludes(const host::DomainSpec& spec, const host::ServerSettings& server)
     return server.weight == 0;
 }
 
-std::string checkMatch(const GoodDomain& domain, const boot::QemuFacts& server)
+std::string checkMatch(const GoodDomain& domain, const boot::Health& health,
+                       std::chrono::seconds limit)
 {
+    const boot::QemuFacts& server = *health.qemu;
     std::string wrong;
+    if (limit > health.bootSeconds)
+    {
+        wrong = fmt::format("a boot may take {} s here and {} s there "
+                            "(quota.boot-seconds)",
+                            limit.count(), health.bootSeconds.count());
+    }
     for (const std::string& one :
          mismatches(domain.spec, domain.emulator, server))
     {
@@ -288,7 +296,12 @@ void checkServers(Checks& checks, const host::Config& config,
             {
                 checks.check(fmt::format("boot server {} for domain {}",
                                          server.name, domain.spec.name),
-                             [&] { return checkMatch(domain, *health->qemu); });
+                             [&] {
+                                 return checkMatch(
+                                     domain, *health,
+                                     domain.spec.settings.limit.value_or(
+                                         config.reboot.limit));
+                             });
             }
         }
     }
