@@ -5,8 +5,8 @@
 #include "tests/machine/machine_life.hpp"
 #include "tests/machine/machine_rig.hpp"
 #include "tests/machine/switch_net.hpp"
-#include "tools/switchd/quote_verifier.hpp"
 #include "trust/keys.hpp"
+#include "trust/quote_reference.hpp"
 #include "trust/sealed_blob.hpp"
 
 #include <fcntl.h>
@@ -156,7 +156,7 @@ class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
         std::string key;
         if (GetParam() == machine::ProofMethod::quote)
         {
-            sw::QuoteEnrolment enrolment{
+            trust::QuoteReference enrolment{
                 trust::AttestationKey::parse(rig.identity().attestation, "key"),
                 {{"clean", trust::capped(rig.pcrs())}}};
             key = enrolment.toText();
@@ -455,7 +455,7 @@ TEST(QuotedMachine, InAnotherStateGetsNoLease)
     net.setUpMachine(machine::ProofMethod::quote);
     rig.install();
     net.startAgent();
-    sw::QuoteEnrolment enrolment{
+    trust::QuoteReference enrolment{
         trust::AttestationKey::parse(rig.identity().attestation, "key"),
         {{"clean", trust::capped(rig.pcrs())}}};
     net.enroll("quote", enrolment.toText());

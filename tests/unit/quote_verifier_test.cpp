@@ -18,7 +18,7 @@ class QuoteVerifierTest : public testing::Test
   protected:
     QuoteVerifierTest() { claim.nonce.fill(9); }
 
-    QuoteEnrolment enrolment() const
+    trust::QuoteReference enrolment() const
     {
         return {
             trust::AttestationKey::parse(
@@ -72,7 +72,7 @@ TEST_F(QuoteVerifierTest, TakesAQuoteOfTheClaim)
 
 TEST_F(QuoteVerifierTest, TakesOnlyEnrolledStates)
 {
-    QuoteEnrolment two = enrolment();
+    trust::QuoteReference two = enrolment();
     two.states.push_back({"clean 8", {{0, Digest{1}}, {4, Digest{2}}}});
     QuoteVerifier verifier(two);
     EXPECT_EQ(verdict(verifier, proof()), "good");
@@ -145,7 +145,7 @@ TEST_F(QuoteVerifierTest, WhatIsOfNoUseIsNotEnrolled)
             return refused.what();
         }
     };
-    QuoteEnrolment wrong = enrolment();
+    trust::QuoteReference wrong = enrolment();
     EXPECT_EQ(refusal(wrong.toText()), "");
     wrong.states.clear();
     EXPECT_THAT(refusal(wrong.toText()), HasSubstr("states: is empty"));
