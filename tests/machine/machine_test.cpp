@@ -64,6 +64,14 @@ class TinyJob
     boot::JobRequest request_;
 };
 
+handover::Bundle fetchBundle(boot::Client& client, const std::string& id,
+                             const boot::JobRequest& request)
+{
+    return client.fetchBundle(id, [&](const handover::Manifest& manifest) {
+        manifest.requireJob(request.job);
+    });
+}
+
 /** Changes a disk as the production host would. */
 void applyDelta(boot::Client& client, const std::string& id,
                 const boot::JobStatus& status, const vm::Disk& disk)
@@ -121,8 +129,7 @@ TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
     boot::JobStatus status = waitCollected(client, id);
     ASSERT_EQ(status.state, JobState::done)
         << dumpJson(status.toJson()) << rig.log();
-    handover::Bundle bundle = client.fetchBundle(id);
-    bundle.requireJob(job.request().job);
+    handover::Bundle bundle = fetchBundle(client, id, job.request());
     applyDelta(client, id, status, files.spec().disks[0]);
     std::printf("stages: %s\n", dumpJson(status.seconds).c_str());
     vm::handOver(*production, bundle, job.request().job);
@@ -236,8 +243,7 @@ TEST_F(PlainMachine, ResultsOutliveALossOfPower)
         boot::Client client = rig.client();
         boot::JobStatus status = waitCollected(client, id);
         ASSERT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
-        handover::Bundle bundle = client.fetchBundle(id);
-        bundle.requireJob(request.job);
+        handover::Bundle bundle = fetchBundle(client, id, request);
         EXPECT_TRUE(life == 0 || bundle.deviceState() == state);
         state = bundle.deviceState();
         EXPECT_EQ(client.createJob(request).id, id);
