@@ -703,6 +703,13 @@ Cycle::Next Cycle::fetchDeltas()
 {
     boot::Client client = connect();
     status_ = client.status(record_.jobId);
+    if (status_->state == boot::JobState::booting)
+    {
+        // Restarted since: it looks through the result once more.
+        return lateFor(context_.settings.returnTime)
+                   ? fail("the boot server does not give its result out")
+                   : Next::wait;
+    }
     std::vector<QemuDisk> all = disks();
     if (!status_->result || status_->result->disks.size() != all.size())
     {

@@ -1,0 +1,485 @@
+#include "bootsrv/machine/nic.hpp"
+#include "devmodel/vm/guest_shell.hpp"
+#include "devmodel/vm/hand_over.hpp"
+#include "tests/integration/bootd_rig.hpp"
+#include "tests/integration/guest_files.hpp"
+#include "tests/machine/machine_life.hpp"
+#include "tests/machine/machine_rig.hpp"
+#include "tests/machine/switch_net.hpp"
+#include "trust/keys.hpp"
+#include "trust/quote_reference.hpp"
+#include "trust/sealed_blob.hpp"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <csignal>
+#include <functional>
+#include <thread>
+
+/** Whole lives of a machine with a real guest: clean, dirty, clean. */
+namespace airlock::test
+{
+namespace
+{
+
+using boot::JobState;
+
+constexpr Milliseconds bootTime = std::chrono::minutes(15);
+constexpr std::uint64_t stagingBytes = 4ULL << 30;
+
+/** A tiny guest of ours as a job. */
+class TinyJob
+{
+  public:
+    explicit TinyJob(const GuestFiles& files) : files_(files)
+    {
+        request_.job = handover::JobTicket::issue(files.spec().uuid, 1);
+        request_.guest = files.spec();
+        request_.guest.disks.clear();
+        for (const vm::Disk& disk : files.spec().disks)
+        {
+            request_.disks.push_back(
+                {std::filesystem::file_size(disk.image), disk.readOnly});
+        }
+        request_.timeout = std::chrono::minutes(10);
+        request_.tenant = "blue";
+    }
+
+    const boot::JobRequest& request() const { return request_; }
+
+    std::string upload(boot::Client& client) const
+    {
+        std::string id = client.createJob(request_).id;
+        UniqueFd fd = openFile(files_.spec().disks[0].image, O_RDONLY);
+        handover::FileImage image(fd.get(), request_.disks[0].bytes);
+        client.uploadDisk(id, 0, image);
+        return id;
+    }
+
+  private:
+    const GuestFiles& files_;
+    boot::JobRequest request_;
+};
+
+handover::Bundle fetchBundle(boot::Client& client, const std::string& id,
+                             const boot::JobRequest& request)
+{
+    return client.fetchBundle(id, [&](const handover::Manifest& manifest) {
+        manifest.requireJob(request.job);
+    });
+}
+
+/** Changes a disk as the production host would. */
+void applyDelta(boot::Client& client, const std::string& id,
+                const boot::JobStatus& status, const vm::Disk& disk)
+{
+    std::uint64_t bytes = std::filesystem::file_size(disk.image);
+    UniqueFd fd = openFile(disk.image, O_RDWR);
+    handover::ImageFile file(fd.get(), bytes);
+    handover::ImageStreamReader reader(
+        bytes,
+        [&file](const handover::ImageChunk& chunk) { file.write(chunk); });
+    client.fetchDisk(id, 0, status.result->disks.at(0).value(),
+                     [&reader](ByteView data) { reader.feed(data); });
+    reader.finish();
+    EXPECT_GT(reader.pages(), 0U);
+}
+
+boot::JobStatus waitCollected(boot::Client& client, const std::string& id)
+{
+    for (Deadline deadline(std::chrono::minutes(2));;)
+    {
+        boot::JobStatus status = client.status(id);
+        if (status.state != JobState::booting || deadline.passed())
+        {
+            return status;
+        }
+        std::this_thread::sleep_for(Milliseconds(50));
+    }
+}
+
+TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
+{
+    MachineRig rig(stagingBytes);
+    rig.install();
+    GuestFiles files({.kernel = "tiny", .vcpus = 1, .memory = 160U << 20});
+    auto production = files.startProduction();
+    production->releaseDisks();
+    TinyJob job(files);
+    std::string id;
+
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        EXPECT_EQ(client.health().mode, "clean");
+        EXPECT_EQ(client.health().jobsMax, 1U);
+        id = job.upload(client);
+        EXPECT_EQ(client.seal(id).state, JobState::queued);
+    }
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+
+    rig.startDirty();
+    ASSERT_EQ(rig.waitEnd(bootTime), 0) << rig.log();
+
+    rig.startClean();
+    boot::Client client = rig.client();
+    boot::JobStatus status = waitCollected(client, id);
+    ASSERT_EQ(status.state, JobState::done)
+        << dumpJson(status.toJson()) << rig.log();
+    handover::Bundle bundle = fetchBundle(client, id, job.request());
+    applyDelta(client, id, status, files.spec().disks[0]);
+    std::printf("stages: %s\n", dumpJson(status.seconds).c_str());
+    vm::handOver(*production, bundle, job.request().job);
+    vm::GuestShell shell(production->machine());
+    EXPECT_NO_THROW(shell.checkDisk(std::chrono::minutes(2)));
+
+    client.remove(id);
+    EXPECT_EQ(client.status(id).state, JobState::gone);
+    EXPECT_EQ(client.health().jobs, 0U);
+    EXPECT_EQ(rig.stop(), 0);
+}
+
+std::string nameOf(machine::ProofMethod method)
+{
+    switch (method)
+    {
+    case machine::ProofMethod::mac:
+        return "mac";
+    case machine::ProofMethod::mac96:
+        return "mac96";
+    case machine::ProofMethod::quote:
+        return "quote";
+    }
+    return "";
+}
+
+class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
+{
+  protected:
+    void enrollAt(SwitchNet& net, MachineRig& rig)
+    {
+        std::string key;
+        if (GetParam() == machine::ProofMethod::quote)
+        {
+            trust::QuoteReference enrolment{
+                trust::AttestationKey::parse(rig.identity().attestation, "key"),
+                {{"clean", trust::capped(rig.pcrs())}}};
+            key = enrolment.toText();
+        }
+        net.enroll(nameOf(GetParam()), key);
+    }
+};
+
+constexpr std::uint64_t smallDisk = 1U << 20;
+constexpr std::string_view sentinel = "a line that only this tenant has";
+
+/** A guest without a system: its firmware runs, which is enough to save. */
+std::string sendSmall(boot::Client& client, const boot::JobRequest& request)
+{
+    std::string id = client.createJob(request).id;
+    UniqueFd disk = createMemfd("disk", smallDisk);
+    writeAllAt(disk.get(),
+               {reinterpret_cast<const std::uint8_t*>(sentinel.data()),
+                sentinel.size()},
+               123456);
+    handover::FileImage image(disk.get(), smallDisk);
+    client.uploadDisk(id, 0, image);
+    return id;
+}
+
+/** How often the sentinel is in a file. */
+std::size_t sentinelsIn(const std::filesystem::path& file)
+{
+    UniqueFd fd = openFile(file, O_RDONLY);
+    Mapping mapping(fd.get(), fileSize(fd.get()), Mapping::Access::read);
+    std::size_t out = 0;
+    ByteView all = mapping.view();
+    std::boyer_moore_horspool_searcher search(sentinel.begin(), sentinel.end());
+    for (auto at = all.begin();
+         (at = std::search(at, all.end(), search)) != all.end(); ++at)
+    {
+        out++;
+    }
+    return out;
+}
+
+class PlainMachine : public testing::Test
+{
+  protected:
+    static constexpr std::uint64_t room = 1ULL << 30;
+
+    PlainMachine() { rig.install(); }
+
+    /** From the first clean life to the end of the dirty one. */
+    void untilDirtyIsOver()
+    {
+        rig.startClean();
+        {
+            boot::Client client = rig.client();
+            id = sendSmall(client, request);
+            client.seal(id);
+        }
+        ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty)
+            << rig.log();
+        rig.startDirty();
+        ASSERT_EQ(rig.waitEnd(std::chrono::minutes(5)), 0) << rig.log();
+    }
+
+    MachineRig rig{room};
+    boot::JobRequest request = smallRequest(smallDisk);
+    std::string id;
+};
+
+TEST_F(PlainMachine, ResultsOutliveALossOfPower)
+{
+    untilDirtyIsOver();
+    Bytes state;
+    for (int life = 0; life < 2; life++)
+    {
+        rig.startClean();
+        boot::Client client = rig.client();
+        boot::JobStatus status = waitCollected(client, id);
+        ASSERT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
+        handover::Bundle bundle = fetchBundle(client, id, request);
+        EXPECT_TRUE(life == 0 || bundle.deviceState() == state);
+        state = bundle.deviceState();
+        EXPECT_EQ(client.createJob(request).id, id);
+        rig.pullThePlug();
+    }
+}
+
+TEST_F(PlainMachine, UploadsOutliveALossOfPower)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        rig.pullThePlug();
+    }
+    rig.startClean();
+    boot::Client client = rig.client();
+    EXPECT_EQ(client.status(id).state, JobState::receiving);
+    EXPECT_EQ(client.status(id).uploaded, std::vector<bool>{true});
+    client.seal(id);
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    // The power goes before dirty mode has begun.
+    rig.startClean();
+    boot::Client again = rig.client();
+    boot::JobStatus status = waitCollected(again, id);
+    EXPECT_EQ(status.state, JobState::failed);
+    EXPECT_EQ(status.error.value_or(boot::JobError()).code, "boot-failed");
+}
+
+TEST_F(PlainMachine, ADirtyRunThatIsCutOffIsReported)
+{
+    request.policy = "after:100";
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        client.seal(id);
+    }
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    rig.startDirty();
+    for (Deadline deadline(std::chrono::minutes(1));
+         rig.log().find("STAGE=boot") == std::string::npos &&
+         !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(20));
+    }
+    rig.pullThePlug();
+    rig.startClean();
+    boot::Client client = rig.client();
+    boot::JobStatus status = waitCollected(client, id);
+    EXPECT_EQ(status.state, JobState::failed);
+    EXPECT_EQ(status.error.value_or(boot::JobError()).code, "boot-failed");
+    // And the next one is welcome.
+    boot::JobRequest next = smallRequest(smallDisk, "red");
+    EXPECT_NO_THROW(client.createJob(next));
+}
+
+TEST_F(PlainMachine, NothingOfATenantIsOnTheDisksInClear)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        client.seal(id);
+    }
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    EXPECT_EQ(sentinelsIn(rig.staging()), 0U);
+    rig.startDirty();
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(5)), 0) << rig.log();
+    EXPECT_EQ(sentinelsIn(rig.staging()), 0U);
+    EXPECT_EQ(sentinelsIn(rig.kept()), 0U);
+    // Dirty mode had it: here its work directory is not encrypted.
+    EXPECT_EQ(sentinelsIn(rig.work() / "run" / "disk-0"), 1U);
+}
+
+TEST_F(PlainMachine, WhatIsKeptCannotBePutBack)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+    }
+    ASSERT_EQ(rig.stop(), 0);
+    std::filesystem::path old = rig.directory() / "old";
+    std::filesystem::copy_file(rig.kept(), old);
+    rig.startClean();
+    rig.client().seal(id);
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    std::filesystem::copy_file(
+        old, rig.kept(), std::filesystem::copy_options::overwrite_existing);
+    EXPECT_THROW(rig.startClean(), Error);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("put back an older one"));
+}
+
+TEST_F(PlainMachine, AnotherTpmIsNoticed)
+{
+    Swtpm other;
+    {
+        trust::Tpm tpm(other.tcti());
+        trust::createKeys(tpm, trust::EndorsementType::eccP256, nullptr);
+    }
+    rig.exchangeTpm(other);
+    EXPECT_THROW(rig.startClean(), Error);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("is another one"));
+}
+
+/** Without a guest: the dirty run fails to boot one in time, and says so. */
+TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    boot::JobRequest request = smallRequest(smallDisk);
+    request.policy = "serial:nothing says this";
+    request.timeout = std::chrono::seconds(3);
+    std::string id;
+
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_NE(net.bootAddressNow(), machine::genericAddress);
+    net.production().run([&] {
+        boot::Client client = net.client();
+        id = sendSmall(client, request);
+        client.seal(id);
+    });
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    EXPECT_EQ(net.port()["state"], "cut-off");
+    EXPECT_EQ(net.port()["reason"], "the boot host asked for it");
+    EXPECT_EQ(net.bootAddressNow(), machine::genericAddress);
+    std::uint64_t epoch = net.port().value("epoch", 0ULL);
+    EXPECT_GT(net.framesOfOthers(), 0U); // what was said before
+
+    rig.startDirty();
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(3)), 0) << rig.log();
+    EXPECT_EQ(net.framesOfOthers(), 0U);
+
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_EQ(net.port().value("epoch", 0ULL) > epoch,
+              GetParam() != machine::ProofMethod::quote);
+    net.production().run([&] {
+        boot::Client client = net.client();
+        boot::JobStatus status = waitCollected(client, id);
+        EXPECT_EQ(status.state, JobState::failed) << rig.log();
+        EXPECT_EQ(status.error.value_or(boot::JobError()).code, "timeout");
+        client.remove(id);
+    });
+    EXPECT_EQ(rig.stop(), 0);
+    EXPECT_TRUE(net.portBecomes("cut-off"));
+}
+
+TEST_P(SwitchedMachine, ComesBackWithANewEpochWhenItsLeaseHasEnded)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    net.call("cut", {{"port", "boot0"}});
+    // Or it is open again before we look.
+    for (Deadline deadline(std::chrono::minutes(1));
+         (net.port()["opened"] < 2 || net.port()["state"] != "open") &&
+         !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(50));
+    }
+    EXPECT_EQ(net.port()["state"], "open") << rig.log() << net.log();
+    EXPECT_EQ(rig.stop(), 0);
+}
+
+TEST_P(SwitchedMachine, StaysCleanUntilTheSwitchHasAnswered)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    std::string id;
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    net.production().run([&] {
+        boot::Client client = net.client();
+        id = sendSmall(client, smallRequest(smallDisk));
+    });
+    net.agent().signal(SIGSTOP); // hangs; its lease goes on for a while
+    net.production().run([&] { net.client().seal(id); });
+    EXPECT_THROW(rig.waitEnd(std::chrono::seconds(15)), TimedOut);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("did not answer"));
+    EXPECT_TRUE(rig.running());
+    net.agent().signal(SIGCONT);
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(2)), lifeToDirty) << rig.log();
+    EXPECT_EQ(net.port()["state"], "cut-off");
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
+                         testing::Values(machine::ProofMethod::mac,
+                                         machine::ProofMethod::mac96,
+                                         machine::ProofMethod::quote),
+                         [](const auto& method) {
+                             return nameOf(method.param);
+                         });
+
+/** Not the state that was enrolled: the port stays shut. */
+TEST(QuotedMachine, InAnotherStateGetsNoLease)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(machine::ProofMethod::quote);
+    rig.install();
+    net.startAgent();
+    trust::QuoteReference enrolment{
+        trust::AttestationKey::parse(rig.identity().attestation, "key"),
+        {{"clean", trust::capped(rig.pcrs())}}};
+    net.enroll("quote", enrolment.toText());
+    rig.swtpm().tool(
+        {"tpm2_pcrextend",
+         "4:sha256=" + toHex(sha256(Bytes{'d', 'i', 'r', 't', 'y'}))});
+    rig.startClean();
+    for (Deadline deadline(std::chrono::minutes(1));
+         net.port()["misses"]["refused"] < 3 && !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(100));
+    }
+    EXPECT_GE(net.port()["misses"]["refused"], 3);
+    EXPECT_EQ(net.port()["state"], "cut-off");
+    EXPECT_EQ(net.port()["opened"], 0);
+    EXPECT_THAT(net.log(), testing::HasSubstr("not as expected"));
+    EXPECT_EQ(rig.stop(), 0);
+}
+
+} // namespace
+} // namespace airlock::test
