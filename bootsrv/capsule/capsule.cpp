@@ -70,7 +70,6 @@ void makeTpm(const fs::path& directory)
                     "--config",
                     ca / "setup.conf",
                     "--create-ek-cert",
-                    "--create-platform-cert",
                     "--lock-nvram",
                     "--pcr-banks",
                     "sha256",
