@@ -3,6 +3,7 @@
 #include "common/sha256.hpp"
 #include "devmodel/handover/image_stream.hpp"
 #include "devmodel/vm/boot_vm.hpp"
+#include "devmodel/vm/hand_over.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
 
 #include <fmt/format.h>
@@ -384,6 +385,17 @@ Health Health::parse(const JsonField& field)
         out.qemu = QemuFacts::parse(*qemu);
     }
     return out;
+}
+
+handover::GuestShape shapeOf(const JobRequest& request)
+{
+    // The disks' paths do not matter, their number does.
+    vm::GuestSpec spec = request.guest;
+    for (const DiskShape& disk : request.disks)
+    {
+        spec.disks.push_back({"", disk.readOnly});
+    }
+    return vm::shapeOf(spec);
 }
 
 std::string jobId(const Digest& nonce)

@@ -109,6 +109,9 @@ struct Health
     static Health parse(const JsonField& field);
 };
 
+/** What the guest of a request looks like to the production host. */
+handover::GuestShape shapeOf(const JobRequest& request);
+
 /** The id that a boot server gives to the job with this nonce: 32 hex digits
  * that do not tell the nonce. */
 std::string jobId(const Digest& nonce);

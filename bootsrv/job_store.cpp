@@ -90,6 +90,27 @@ bool isOver(JobState state)
     return state == JobState::failed || state == JobState::gone;
 }
 
+/** A file as an answer. */
+class FileSource : public http::BodySource
+{
+  public:
+    explicit FileSource(UniqueFd fd)
+        : fd_(std::move(fd)), bytes_(fileSize(fd_.get()))
+    {}
+    std::uint64_t bytes() const override { return bytes_; }
+    std::size_t read(std::span<std::uint8_t> out) override
+    {
+        readExactAt(fd_.get(), out, at_);
+        at_ += out.size();
+        return out.size();
+    }
+
+  private:
+    UniqueFd fd_;
+    std::uint64_t bytes_;
+    std::uint64_t at_ = 0;
+};
+
 } // namespace
 
 struct JobStore::Job
@@ -115,6 +136,70 @@ struct JobStore::Job
             newest.push_back(std::make_shared<std::atomic<std::uint64_t>>(0));
         }
     }
+};
+
+/** To a file of its own until finish(). */
+class JobStore::FileUpload : public Jobs::Upload
+{
+  public:
+    FileUpload(JobStore& store, std::string id, std::size_t disk,
+               std::uint64_t bytes, fs::path part, std::uint64_t ticket,
+               std::shared_ptr<const std::atomic<std::uint64_t>> newest)
+        : store_(store), id_(std::move(id)), disk_(disk), bytes_(bytes),
+          part_(std::move(part)), ticket_(ticket), newest_(std::move(newest)),
+          file_(openFile(part_, O_RDWR | O_CREAT | O_EXCL, 0600)),
+          reader_(bytes, [this](const handover::ImageChunk& chunk) {
+              handover::ImageFile(file_.get(), bytes_).write(chunk);
+          })
+    {
+        if (::ftruncate(file_.get(), static_cast<off_t>(bytes_)) != 0)
+        {
+            throwErrno("cannot create " + part_.string());
+        }
+    }
+    FileUpload(const FileUpload&) = delete;
+    FileUpload& operator=(const FileUpload&) = delete;
+    ~FileUpload() override
+    {
+        if (!part_.empty())
+        {
+            ::unlink(part_.c_str());
+        }
+    }
+
+    std::uint64_t maxBytes() const override
+    {
+        return handover::imageStreamMaxBytes(bytes_);
+    }
+
+    void feed(ByteView data) override
+    {
+        if (*newest_ != ticket_)
+        {
+            throw conflict("superseded",
+                           "another upload of this disk was begun");
+        }
+        orNoSpace([&] { reader_.feed(data); });
+    }
+
+    JobStatus finish() override
+    {
+        reader_.finish();
+        JobStatus status = store_.uploaded(id_, disk_, ticket_, part_);
+        part_.clear();
+        return status;
+    }
+
+  private:
+    JobStore& store_;
+    std::string id_;
+    std::size_t disk_;
+    std::uint64_t bytes_;
+    fs::path part_;
+    std::uint64_t ticket_;
+    std::shared_ptr<const std::atomic<std::uint64_t>> newest_;
+    UniqueFd file_;
+    handover::ImageStreamReader reader_;
 };
 
 fs::path diskFile(const fs::path& directory, std::size_t disk)
@@ -524,9 +609,9 @@ JobStatus JobStore::remove(const std::string& owner, const std::string& id)
     return status;
 }
 
-std::unique_ptr<JobStore::Upload> JobStore::upload(const std::string& owner,
-                                                   const std::string& id,
-                                                   std::size_t disk)
+std::unique_ptr<Jobs::Upload> JobStore::upload(const std::string& owner,
+                                               const std::string& id,
+                                               std::size_t disk)
 {
     std::lock_guard lock(mutex_);
     Job& job = find(owner, id);
@@ -544,9 +629,9 @@ std::unique_ptr<JobStore::Upload> JobStore::upload(const std::string& owner,
     *job.newest[disk] = ticket;
     fs::path part = diskFile(job.directory, disk);
     part += fmt::format(".{}", ticket);
-    return std::make_unique<Upload>(*this, id, disk,
-                                    job.request.disks[disk].bytes, part, ticket,
-                                    job.newest[disk]);
+    return std::make_unique<FileUpload>(*this, id, disk,
+                                        job.request.disks[disk].bytes, part,
+                                        ticket, job.newest[disk]);
 }
 
 JobStatus JobStore::uploaded(const std::string& id, std::size_t disk,
@@ -570,51 +655,12 @@ JobStatus JobStore::uploaded(const std::string& id, std::size_t disk,
     return job.status;
 }
 
-JobStore::Upload::Upload(
-    JobStore& store, std::string id, std::size_t disk, std::uint64_t bytes,
-    fs::path part, std::uint64_t ticket,
-    std::shared_ptr<const std::atomic<std::uint64_t>> newest)
-    : store_(store), id_(std::move(id)), disk_(disk), bytes_(bytes),
-      part_(std::move(part)), ticket_(ticket), newest_(std::move(newest)),
-      file_(openFile(part_, O_RDWR | O_CREAT | O_EXCL, 0600)),
-      reader_(bytes, [this](const handover::ImageChunk& chunk) {
-          handover::ImageFile(file_.get(), bytes_).write(chunk);
-      })
+std::unique_ptr<http::BodySource> JobStore::result(const std::string& owner,
+                                                   const std::string& id,
+                                                   ResultFile file,
+                                                   std::size_t disk)
 {
-    if (::ftruncate(file_.get(), static_cast<off_t>(bytes_)) != 0)
-    {
-        throwErrno("cannot create " + part_.string());
-    }
-}
-
-JobStore::Upload::~Upload()
-{
-    if (!part_.empty())
-    {
-        ::unlink(part_.c_str());
-    }
-}
-
-std::uint64_t JobStore::Upload::maxBytes() const
-{
-    return handover::imageStreamMaxBytes(bytes_);
-}
-
-void JobStore::Upload::feed(ByteView data)
-{
-    if (*newest_ != ticket_)
-    {
-        throw conflict("superseded", "another upload of this disk was begun");
-    }
-    orNoSpace([&] { reader_.feed(data); });
-}
-
-JobStatus JobStore::Upload::finish()
-{
-    reader_.finish();
-    JobStatus status = store_.uploaded(id_, disk_, ticket_, part_);
-    part_.clear();
-    return status;
+    return std::make_unique<FileSource>(openResult(owner, id, file, disk));
 }
 
 UniqueFd JobStore::openResult(const std::string& owner, const std::string& id,

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "bootsrv/job.hpp"
+#include "bootsrv/jobs.hpp"
 #include "common/fd.hpp"
 #include "common/http.hpp"
 #include "devmodel/handover/image_stream.hpp"
@@ -35,27 +35,6 @@
 namespace airlock::boot
 {
 
-struct Quota
-{
-    std::uint64_t jobs = 64;
-    std::uint64_t jobsPerHost = 32;
-    std::uint64_t jobBytes = 1ULL << 40;   ///< disks and memory of one job
-    std::uint64_t totalBytes = 4ULL << 40; ///< of all jobs
-    std::chrono::seconds boot{3600};       ///< longest time for a boot
-    std::chrono::seconds keep{86400};      ///< not being worked on
-    unsigned tries = 3;
-};
-
-/** Names of what a finished job has; `disk` for deltas. */
-enum class ResultFile
-{
-    manifest,
-    state,
-    digests,
-    memory,
-    disk,
-};
-
 /** A job that is to be booted. */
 struct Work
 {
@@ -73,61 +52,29 @@ std::filesystem::path runDirectory(const std::filesystem::path& directory);
 std::filesystem::path resultFile(const std::filesystem::path& directory,
                                  ResultFile file, std::size_t disk = 0);
 
-/** Safe to use from several threads. What a host agent asks for wrongly is
- * thrown as http::Problem, with the codes of docs/protocol-boot.md; to a host
- * agent that is not the owner a job does not exist. */
-class JobStore
+class JobStore : public Jobs
 {
   public:
     /** Takes up what an earlier process left: half-made jobs are removed,
      * unfinished boots queued again. Throws Error when the directory cannot be
      * used or another process uses it. */
     JobStore(std::filesystem::path directory, const Quota& quota);
-    ~JobStore();
+    ~JobStore() override;
 
-    struct Created
-    {
-        JobStatus status;
-        bool fresh = false;
-    };
-    Created create(const std::string& owner, const JobRequest& request);
-    JobStatus status(const std::string& owner, const std::string& id);
-    std::vector<JobStatus> list(const std::string& owner);
-    JobStatus seal(const std::string& owner, const std::string& id);
-    JobStatus remove(const std::string& owner, const std::string& id);
+    Created create(const std::string& owner,
+                   const JobRequest& request) override;
+    JobStatus status(const std::string& owner, const std::string& id) override;
+    std::vector<JobStatus> list(const std::string& owner) override;
+    JobStatus seal(const std::string& owner, const std::string& id) override;
+    JobStatus remove(const std::string& owner, const std::string& id) override;
 
-    /** One upload of a disk, to a file of its own until finish(). Destroyed
-     * before that, it leaves nothing. */
-    class Upload
-    {
-      public:
-        Upload(JobStore& store, std::string id, std::size_t disk,
-               std::uint64_t bytes, std::filesystem::path part,
-               std::uint64_t ticket,
-               std::shared_ptr<const std::atomic<std::uint64_t>> newest);
-        Upload(const Upload&) = delete;
-        Upload& operator=(const Upload&) = delete;
-        ~Upload();
-
-        std::uint64_t maxBytes() const;
-        void feed(ByteView data);
-        JobStatus finish();
-
-      private:
-        JobStore& store_;
-        std::string id_;
-        std::size_t disk_;
-        std::uint64_t bytes_;
-        std::filesystem::path part_;
-        std::uint64_t ticket_;
-        std::shared_ptr<const std::atomic<std::uint64_t>> newest_;
-        UniqueFd file_;
-        handover::ImageStreamReader reader_;
-    };
-    /** A later upload of the same disk ends this one. */
     std::unique_ptr<Upload> upload(const std::string& owner,
-                                   const std::string& id, std::size_t disk);
-
+                                   const std::string& id,
+                                   std::size_t disk) override;
+    std::unique_ptr<http::BodySource> result(const std::string& owner,
+                                             const std::string& id,
+                                             ResultFile file,
+                                             std::size_t disk = 0) override;
     /** A finished job's file. */
     UniqueFd openResult(const std::string& owner, const std::string& id,
                         ResultFile file, std::size_t disk = 0);
@@ -147,7 +94,7 @@ class JobStore
     /** Ends what was kept too long. */
     void expire();
 
-    Health health() const; ///< all but the boots' limit and QEMU
+    Health health() const override;
     std::map<JobState, std::size_t> countByState() const;
     /** Writes to the disk and leaves nothing: throws Error when a job could
      * not be noted either. */
@@ -156,6 +103,7 @@ class JobStore
 
   private:
     struct Job;
+    class FileUpload;
 
     void recover();
     void recoverJob(const std::filesystem::path& directory);

@@ -1,8 +1,5 @@
 #include "bootsrv/service.hpp"
 
-#include "common/error.hpp"
-#include "common/file.hpp"
-
 #include <charconv>
 #include <functional>
 #include <utility>
@@ -51,7 +48,7 @@ class JsonCall : public Exchange
 class DiskUpload : public Exchange
 {
   public:
-    explicit DiskUpload(std::unique_ptr<JobStore::Upload> upload)
+    explicit DiskUpload(std::unique_ptr<Jobs::Upload> upload)
         : upload_(std::move(upload))
     {}
     Body body() const override { return Body::stream; }
@@ -63,34 +60,14 @@ class DiskUpload : public Exchange
     }
 
   private:
-    std::unique_ptr<JobStore::Upload> upload_;
+    std::unique_ptr<Jobs::Upload> upload_;
 };
 
-class FileSource : public http::BodySource
-{
-  public:
-    explicit FileSource(UniqueFd fd)
-        : fd_(std::move(fd)), bytes_(fileSize(fd_.get()))
-    {}
-    std::uint64_t bytes() const override { return bytes_; }
-    std::size_t read(std::span<std::uint8_t> out) override
-    {
-        readExactAt(fd_.get(), out, at_);
-        at_ += out.size();
-        return out.size();
-    }
-
-  private:
-    UniqueFd fd_;
-    std::uint64_t bytes_;
-    std::uint64_t at_ = 0;
-};
-
-Answer sendFile(UniqueFd fd, const char* type)
+Answer sendResult(std::unique_ptr<http::BodySource> source, const char* type)
 {
     Answer out;
     out.type = type;
-    out.stream = std::make_unique<FileSource>(std::move(fd));
+    out.stream = std::move(source);
     return out;
 }
 
@@ -111,7 +88,7 @@ std::size_t diskNumber(const std::string& text)
 class Service
 {
   public:
-    Service(JobStore& store, ServiceFacts facts)
+    Service(Jobs& store, ServiceFacts facts)
         : store_(store), facts_(std::move(facts))
     {}
 
@@ -234,8 +211,8 @@ class Service
         }
         requireMethod(request, {"GET"});
         return call([this, owner, id, file = found->second] {
-            return sendFile(store_.openResult(owner, id, file.first),
-                            file.second);
+            return sendResult(store_.result(owner, id, file.first),
+                              file.second);
         });
     }
 
@@ -254,19 +231,18 @@ class Service
             return std::make_unique<DiskUpload>(store_.upload(owner, id, disk));
         }
         return call([this, owner, id, disk] {
-            return sendFile(
-                store_.openResult(owner, id, ResultFile::disk, disk),
-                http::octetsType);
+            return sendResult(store_.result(owner, id, ResultFile::disk, disk),
+                              http::octetsType);
         });
     }
 
-    JobStore& store_;
+    Jobs& store_;
     ServiceFacts facts_;
 };
 
 } // namespace
 
-http::Handler makeHandler(JobStore& store, ServiceFacts facts)
+http::Handler makeHandler(Jobs& store, ServiceFacts facts)
 {
     auto service = std::make_shared<Service>(store, std::move(facts));
     return

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "bootsrv/job_store.hpp"
+#include "bootsrv/jobs.hpp"
 #include "common/http_server.hpp"
 
 #include <memory>
@@ -17,8 +17,8 @@ struct ServiceFacts
     std::optional<QemuFacts> qemu;
 };
 
-/** The calls of docs/protocol-boot.md over a store. The store outlives the
+/** The calls of docs/protocol-boot.md over some jobs, which outlive the
  * handler. */
-http::Handler makeHandler(JobStore& store, ServiceFacts facts);
+http::Handler makeHandler(Jobs& store, ServiceFacts facts);
 
 } // namespace airlock::boot

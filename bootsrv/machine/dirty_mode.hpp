@@ -1,6 +1,6 @@
 #pragma once
 
-#include "bootsrv/boot_runner.hpp"
+#include "bootsrv/dirty_side.hpp"
 #include "common/bytes.hpp"
 
 #include <atomic>

@@ -1,3 +1,4 @@
+#include "bootsrv/job_store.hpp"
 #include "bootsrv/service.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"

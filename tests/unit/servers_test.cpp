@@ -1,4 +1,5 @@
 /** Which boot server gets a job: over real servers on loopback. */
+#include "bootsrv/job_store.hpp"
 #include "bootsrv/service.hpp"
 #include "common/file.hpp"
 #include "common/http_server.hpp"
