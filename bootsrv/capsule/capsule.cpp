@@ -63,18 +63,13 @@ void makeTpm(const fs::path& directory)
                                 "{0}/localca.options\n",
                                 ca.string()));
     SpawnOptions options;
-    options.argv = {"swtpm_setup",
-                    "--tpm2",
-                    "--tpmstate",
-                    directory / "tpm",
-                    "--config",
-                    ca / "setup.conf",
-                    "--create-ek-cert",
-                    "--lock-nvram",
-                    "--pcr-banks",
-                    "sha256",
-                    "--vmid",
-                    "airlock:" + directory.filename().string()};
+    options.argv = {
+        "swtpm_setup",      "--tpm2",
+        "--tpmstate",       directory / "tpm",
+        "--config",         ca / "setup.conf",
+        "--create-ek-cert", "--lock-nvram",
+        "--pcr-banks",      "sha256",
+        "--vmid",           "airlock:" + directory.filename().string()};
     const ProcessOutput output = runProgram(options, tpmTime);
     if (!output.status.ok())
     {

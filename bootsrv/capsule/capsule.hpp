@@ -64,6 +64,8 @@ class RunningMode
     RunningMode& operator=(const RunningMode&) = delete;
     ~RunningMode();
 
+    /** Whether the machine powered off within this time. */
+    bool ended(Milliseconds time) { return qemu_->wait(time).has_value(); }
     /** Waits for the machine to power off; kills it after the time. */
     ModeEnd finish(Milliseconds limit);
     /** Waits until the console has said this; TimedOut with its last words. */
@@ -73,7 +75,6 @@ class RunningMode
 
     /** Everything of QEMU's that a test wants. */
     QmpClient qmp() const;
-    bool running() { return qemu_ && qemu_->running(); }
 
   private:
     void startTpm();

@@ -50,18 +50,20 @@ void noteLog(const SealStore& store, SealRecord& record)
 }
 
 /** What there is to do before there are secrets. True: that was all. */
-bool prepare(const trust::Tpm& tpm, const SealStore& store, SealRecord& record,
+bool prepare(const std::shared_ptr<const trust::Tpm>& tpm,
+             const SealStore& store, SealRecord& record,
              const EnrolmentStep& enrol)
 {
-    noteLog(store, record);
     if (record.request)
     {
+        noteLog(store, record);
         enrollIdentity(tpm, store, policyKey(), enrol);
         log::notice("This machine is enrolled");
         return true;
     }
     if (!record.blob && !record.next)
     {
+        noteLog(store, record);
         log::notice("This machine is not enrolled; its measurements are noted");
         return true;
     }
@@ -91,13 +93,15 @@ void cleanSteps(const EnrolmentStep& enrol,
     lockDown();
     const SealStore store(findPartition(sealLabel, diskTime));
     SealRecord record = store.read();
-    const trust::Tpm tpm(tpmDevice);
+    const auto tpm = std::make_shared<const trust::Tpm>(tpmDevice);
     if (prepare(tpm, store, record, enrol))
     {
         return;
     }
-    SealedIdentity identity = unsealIdentity(tpm, record, policyKey());
+    SealedIdentity identity = unsealIdentity(*tpm, record, policyKey());
     log::notice("The secrets are unsealed, and shut until the next start");
+    // The log of a state that was approved, not of any that was tried.
+    noteLog(store, record);
     CleanParts parts{
         tpm,
         std::move(identity),

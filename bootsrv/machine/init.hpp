@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 
 /** PID 1 of both images: all that comes before and after the work of a mode.
@@ -27,7 +28,7 @@ inline constexpr const char* powerCycleFile = "/etc/airlock/power-cycle";
 /** What clean mode's work is given. */
 struct CleanParts
 {
-    const trust::Tpm& tpm;
+    std::shared_ptr<const trust::Tpm> tpm;
     SealedIdentity identity;
     std::filesystem::path kept;
     std::filesystem::path staging;

@@ -162,6 +162,10 @@ Json SealRecord::toJson() const
     {
         out["machine"] = machine->toJson();
     }
+    if (retireOld)
+    {
+        out["retire_old"] = true;
+    }
     if (!log.empty() && log.size() <= maxLog)
     {
         out["log"] = toHex(log);
@@ -178,7 +182,7 @@ Json SealRecord::toJson() const
 SealRecord SealRecord::parse(const JsonField& field)
 {
     field.onlyKeys({"version", "policies", "blob", "next", "authorizations",
-                    "machine", "log", "request"});
+                    "machine", "log", "request", "retire_old"});
     if (field.at("version").u64() != 1)
     {
         field.at("version").refuse("is not 1");
@@ -195,6 +199,10 @@ SealRecord SealRecord::parse(const JsonField& field)
     if (auto machine = field.find("machine"))
     {
         out.machine = trust::Machine::parse(*machine);
+    }
+    if (auto retire = field.find("retire_old"))
+    {
+        out.retireOld = retire->boolean();
     }
     if (auto log = field.find("log"))
     {

@@ -31,6 +31,8 @@ struct SealRecord
     std::optional<trust::SealedBlob> next;
     std::optional<trust::SealedBlob> authorizations;
     std::optional<trust::Machine> machine;
+    /** The next boot into clean mode is to lock out older images. */
+    bool retireOld = false;
     Bytes log; ///< of the last boot into clean mode; may be empty
     std::optional<EnrolmentRequest> request;
 

@@ -106,6 +106,32 @@ trust::Authorizations ownTpm(const trust::Tpm& tpm, const SealStore& store,
     return out;
 }
 
+/** Raises the TPM's number to this image's. It cannot be raised further by
+ * whoever wrote the record: that would lock out all. */
+void retireOlder(const trust::Tpm& tpm, const SealRecord& record,
+                 const trust::PolicyKey& key)
+{
+    if (!record.authorizations)
+    {
+        throw Refused("seal record", "has no authorizations");
+    }
+    const trust::PcrValues have = tpm.readPcrs(sealedPcrs());
+    for (const trust::SignedPolicy& policy : record.policies)
+    {
+        if (have == policy.state.pcrs &&
+            policy.state.generation > trust::generation(tpm))
+        {
+            policy.verify(key);
+            const trust::Authorizations authorizations =
+                trust::Authorizations::split(trust::unseal(
+                    tpm, *record.authorizations, key, record.policies));
+            trust::raiseGeneration(tpm, authorizations.owner,
+                                   policy.state.generation);
+            return;
+        }
+    }
+}
+
 } // namespace
 
 trust::PcrSelection sealedPcrs()
@@ -120,6 +146,10 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
     try
     {
         blob = &pinnedOf(tpm, record);
+        if (record.retireOld)
+        {
+            retireOlder(tpm, record, key);
+        }
     }
     catch (const Error&)
     {
@@ -129,17 +159,18 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
     return split(trust::unsealOnce(tpm, *blob, key, record.policies));
 }
 
-void enrollIdentity(const trust::Tpm& tpm, const SealStore& store,
-                    const trust::PolicyKey& key, const EnrolmentStep& step)
+void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
+                    const SealStore& store, const trust::PolicyKey& key,
+                    const EnrolmentStep& step)
 {
     SealRecord record = store.read();
     if (!record.request)
     {
         throw Refused("enrolment", "nobody asked for one");
     }
-    requireApproved(tpm, record, key);
+    requireApproved(*tpm, record, key);
     const trust::Authorizations authorizations =
-        ownTpm(tpm, store, record, key);
+        ownTpm(*tpm, store, record, key);
     const SealedIdentity identity = {
         Secret::from(record.request->addressRoot.view(), "address root"),
         Secret::random()};
@@ -147,9 +178,9 @@ void enrollIdentity(const trust::Tpm& tpm, const SealStore& store,
     {
         step(tpm, authorizations.owner, *record.request, identity);
     }
-    record.next = trust::seal(tpm, key, cleanRef, join(identity));
+    record.next = trust::seal(*tpm, key, cleanRef, join(identity));
     store.write(record);
-    trust::pin(tpm, authorizations.owner, *record.next);
+    trust::pin(*tpm, authorizations.owner, *record.next);
     record.blob = std::move(record.next);
     record.next.reset();
     record.request.reset();

@@ -4,6 +4,7 @@
 #include "common/secret.hpp"
 
 #include <functional>
+#include <memory>
 
 namespace airlock::machine
 {
@@ -31,7 +32,7 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
  * secrets are sealed, for parts that keep something in the TPM or on the
  * disk. */
 using EnrolmentStep = std::function<void(
-    const trust::Tpm& tpm, const trust::Secret& owner,
+    const std::shared_ptr<const trust::Tpm>& tpm, const trust::Secret& owner,
     const EnrolmentRequest& request, const SealedIdentity& identity)>;
 
 /** Makes the TPM ours and seals a new identity, as the request in the store
@@ -39,8 +40,9 @@ using EnrolmentStep = std::function<void(
  * begun again after a power cut. In the end the request is gone.
  *
  * Refused when no policy fits this boot: then nothing was done. */
-void enrollIdentity(const trust::Tpm& tpm, const SealStore& store,
-                    const trust::PolicyKey& key, const EnrolmentStep& step);
+void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
+                    const SealStore& store, const trust::PolicyKey& key,
+                    const EnrolmentStep& step);
 
 /** The firmware's log of this boot. Empty when the kernel has none. */
 Bytes measuredBoot();

@@ -31,7 +31,7 @@ void tellSecondTry(const machine::CleanParts& parts)
                    const Bytes key =
                        readFile(machine::policyKeyFile, 16U << 10);
                    trust::UnsealSession(
-                       parts.tpm,
+                       *parts.tpm,
                        trust::PolicyKey::fromPem(
                            std::string(key.begin(), key.end()), "key"),
                        record.policies.at(0))

@@ -92,6 +92,14 @@ void secureBoot()
                probe::errorOf([] { writeVariable("PK", Bytes(64, 0)); }));
 }
 
+/** Clean mode next, once. */
+void cleanNext()
+{
+    const std::array<machine::Mode, 1> next = {machine::Mode::clean};
+    writeVariable("BootNext", machine::bootList(next));
+    probe::say("next", "clean");
+}
+
 void network()
 {
     std::string found;
@@ -133,6 +141,7 @@ void work(const std::filesystem::path& staging)
         {"secure-boot", secureBoot},
         {"wipe", wipe},
         {"hang", hang},
+        {"clean-next", cleanNext},
     };
     std::istringstream words(probe::order(staging));
     for (std::string word; words >> word;)

@@ -7,7 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <functional>
+#include <memory>
 
 // A whole boot host as a VM: real firmware with Secure Boot, a software TPM,
 // the kernel and the first process of both modes; only the work of a mode is
@@ -98,6 +101,14 @@ class ModesTest : public testing::Test
         return Secret::from(sha256(Bytes{1, 2, 3}), "root");
     }
 
+    /** What clean mode tells of its secrets, once they are known. */
+    static std::string secrets()
+    {
+        static const std::string known = said(run("off"), "secrets");
+        EXPECT_EQ(known.size(), 64U) << known;
+        return known;
+    }
+
     static void order(const std::string& text)
     {
         Bytes sector(probe::orderSize);
@@ -132,9 +143,8 @@ TEST_F(ModesTest, CleanUnsealsBeforeAndAfterDirtyWhichCannot)
     ASSERT_TRUE(first.dirtyNext) << first.console;
 
     const ModeEnd dirty = run("unseal network secure-boot", true);
-    EXPECT_THAT(said(dirty, "unseal"), HasSubstr("policy check failed"));
-    EXPECT_THAT(said(dirty, "authorizations"),
-                HasSubstr("policy check failed"));
+    EXPECT_THAT(said(dirty, "unseal"), HasSubstr("another state"));
+    EXPECT_THAT(said(dirty, "authorizations"), HasSubstr("another state"));
     EXPECT_EQ(said(dirty, "network"), " lo");
     EXPECT_THAT(said(dirty, "secure boot"), Not(HasSubstr("it worked")));
     EXPECT_FALSE(dirty.dirtyNext);
@@ -142,6 +152,221 @@ TEST_F(ModesTest, CleanUnsealsBeforeAndAfterDirtyWhichCannot)
     const ModeEnd second = run("off");
     EXPECT_EQ(said(second, "secrets"), secrets);
     EXPECT_FALSE(second.dirtyNext);
+}
+
+/** A machine whose disks and variables stay as dirty mode leaves them. */
+CapsuleOptions realMachine()
+{
+    CapsuleOptions out;
+    out.keepAll = true;
+    return out;
+}
+
+/** Runs mtools on the partition with the images. */
+void onImages(const Capsule& capsule, std::vector<std::string> argv)
+{
+    argv.insert(argv.begin() + 1, {"-i", capsule.imageDisk().string() + "@@" +
+                                             std::to_string(mebibyte)});
+    SpawnOptions options;
+    options.argv = std::move(argv);
+    const ProcessOutput output = runProgram(options);
+    ASSERT_TRUE(output.status.ok()) << output.err;
+}
+
+TEST_F(ModesTest, AnotherCommandLineInTheBootEntryIsNotTaken)
+{
+    ASSERT_TRUE(run("dirty", false, realMachine()).dirtyNext);
+    const ModeEnd dirty = run("options", true, realMachine());
+    ASSERT_EQ(said(dirty, "options"), "written");
+
+    const ModeEnd clean = run("off", false, realMachine());
+    EXPECT_THAT(said(clean, "command line"), Not(HasSubstr("evil")));
+    EXPECT_THAT(said(clean, "command line"), HasSubstr("lockdown=integrity"));
+    EXPECT_EQ(said(clean, "secrets"), secrets());
+}
+
+TEST_F(ModesTest, DirtyForEverEndsWithTheCapsulesReset)
+{
+    ASSERT_TRUE(run("dirty", false, realMachine()).dirtyNext);
+    const ModeEnd dirty = run("boot-order", true, realMachine());
+    ASSERT_EQ(said(dirty, "boot order"), "dirty");
+    // A real machine stays dirty: nothing is unsealed, somebody has to come.
+    const ModeEnd again = run("network unseal", false, realMachine());
+    EXPECT_EQ(said(again, "network"), " lo");
+    EXPECT_THAT(said(again, "unseal"), Not(HasSubstr("it worked")));
+    // A capsule's variables are not dirty mode's to choose.
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, CleanModePutsTheBootOrderRight)
+{
+    ASSERT_TRUE(run("dirty", false, realMachine()).dirtyNext);
+    ASSERT_EQ(
+        said(run("clean-next boot-order", true, realMachine()), "boot order"),
+        "dirty");
+    // Dirty chose clean for once; it is the real one, and says so.
+    EXPECT_EQ(said(run("off", false, realMachine()), "secrets"), secrets());
+    EXPECT_EQ(said(run("off", false, realMachine()), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, FilesBesideTheImageUnsealNothing)
+{
+    const std::filesystem::path file = home->path() / "evil.cred";
+    writeFileAtomic(file, std::string_view("evil"));
+    onImages(*capsule, {"mmd", "::/EFI/BOOT/BOOTX64.EFI.extra.d"});
+    onImages(*capsule, {"mcopy", file.string(),
+                        "::/EFI/BOOT/BOOTX64.EFI.extra.d/evil.cred"});
+    const ModeEnd fooled = run("off");
+    EXPECT_THAT(fooled.console, HasSubstr("Clean mode cannot go on"));
+    EXPECT_THAT(fooled.console, HasSubstr("no policy fits"));
+    EXPECT_THAT(fooled.console, Not(HasSubstr("probe secrets")));
+    onImages(*capsule, {"mdeltree", "::/EFI/BOOT/BOOTX64.EFI.extra.d"});
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, UnsignedImageIsNotStarted)
+{
+    capsule->replaceImages(
+        {images() / "clean.unsigned.efi", images() / "dirty.efi"});
+    order("off");
+    RunningMode mode = capsule->start({});
+    mode.waitForConsole("Access Denied", bootTime);
+    mode.kill();
+    capsule->replaceImages({images() / "clean.efi", images() / "dirty.efi"});
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, NewImageUnsealsWithAPredictedPolicyOnly)
+{
+    const std::filesystem::path next = images() / "second" / "clean.efi";
+    const machine::SealStore store = sealStoreOf(*capsule);
+    machine::SealRecord record = store.read();
+    ASSERT_EQ(record.policies.size(), 1U);
+    const Bytes log = record.log;
+
+    // Validly signed for Secure Boot, approved by nobody.
+    capsule->replaceImages({next, images() / "dirty.efi"});
+    EXPECT_THAT(run("off").console, HasSubstr("no policy fits"));
+
+    record = store.read();
+    record.policies.push_back(approveUpdate(
+        *siteKey, log, images() / "clean.efi", next, "second", 2));
+    record.retireOld = true;
+    store.write(record);
+    const ModeEnd updated = run("off");
+    EXPECT_EQ(said(updated, "secrets"), secrets()) << updated.console;
+
+    // The old one has a policy too, but its time is over.
+    capsule->replaceImages({images() / "clean.efi", images() / "dirty.efi"});
+    EXPECT_THAT(run("off").console,
+                HasSubstr("the oldest that may unseal is 2"));
+
+    capsule->replaceImages({next, images() / "dirty.efi"});
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, WipedRecordGivesNothingAndStartsNothing)
+{
+    UniqueFd disk = openFile(capsule->dataDisk(), O_RDWR);
+    Bytes saved(machine::SealStore::size);
+    readExactAt(disk.get(), saved, capsule->layout().seal);
+    ASSERT_TRUE(run("dirty").dirtyNext);
+    ASSERT_EQ(said(run("wipe", true), "wipe"), "done");
+
+    const ModeEnd clean = run("off");
+    EXPECT_THAT(clean.console, HasSubstr("This machine is not enrolled"));
+    EXPECT_THAT(clean.console, Not(HasSubstr("probe secrets")));
+
+    writeAllAt(disk.get(), saved, capsule->layout().seal);
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+TEST_F(ModesTest, DirtyModeThatHangsIsEnded)
+{
+    ASSERT_TRUE(run("dirty").dirtyNext);
+    order("hang");
+    RunningMode dirty = capsule->start({}, true);
+    dirty.waitForConsole("probe holding", bootTime);
+    const ModeEnd end = dirty.finish(Milliseconds(1));
+    EXPECT_TRUE(end.timedOut);
+    EXPECT_FALSE(end.dirtyNext);
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
+}
+
+/** How often these bytes are in a file. */
+std::size_t occurrences(const std::filesystem::path& file, ByteView needle)
+{
+    constexpr std::size_t chunk = 16U << 20;
+    UniqueFd fd = openFile(file, O_RDONLY);
+    const std::uint64_t size = fileSize(fd.get());
+    std::size_t found = 0;
+    for (std::uint64_t at = 0; at < size; at += chunk)
+    {
+        Bytes data(
+            std::min<std::uint64_t>(chunk + needle.size() - 1, size - at));
+        readExactAt(fd.get(), data, at);
+        const std::boyer_moore_searcher searcher(needle.begin(), needle.end());
+        for (auto from = data.begin();;)
+        {
+            from = std::search(from, data.end(), searcher);
+            if (from == data.end())
+            {
+                break;
+            }
+            found++;
+            ++from;
+        }
+    }
+    return found;
+}
+
+/** The whole memory of the machine, from outside. */
+std::filesystem::path memoryOf(const RunningMode& mode,
+                               const std::filesystem::path& file,
+                               unsigned megabytes)
+{
+    QmpClient qmp = mode.qmp();
+    qmp.execute("stop");
+    qmp.execute("pmemsave",
+                {{"val", 0},
+                 {"size", std::uint64_t{megabytes} << 20},
+                 {"filename", file.string()}},
+                std::chrono::minutes(5));
+    return file;
+}
+
+TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
+{
+    const Secret root = addressRoot();
+    CapsuleOptions small;
+    small.memoryMiB = 640;
+    const std::filesystem::path file = home->path() / "memory";
+    {
+        order("hold");
+        RunningMode clean = capsule->start(small);
+        clean.waitForConsole("probe holding", bootTime);
+        // The search finds it where it has to be.
+        EXPECT_GT(
+            occurrences(memoryOf(clean, file, small.memoryMiB), root.view()),
+            0U);
+    }
+    ASSERT_TRUE(run("dirty", false, small).dirtyNext);
+    order("hang");
+    RunningMode dirty = capsule->start(small, true);
+    dirty.waitForConsole("probe holding", bootTime);
+    EXPECT_EQ(occurrences(memoryOf(dirty, file, small.memoryMiB), root.view()),
+              0U);
+    dirty.kill();
+    for (const auto& entry :
+         std::filesystem::recursive_directory_iterator(home->path() / "one"))
+    {
+        if (entry.is_regular_file())
+        {
+            EXPECT_EQ(occurrences(entry.path(), root.view()), 0U)
+                << entry.path();
+        }
+    }
+    std::filesystem::remove(file);
 }
 
 } // namespace

@@ -1,0 +1,60 @@
+// First process of the clean image.
+#include "bootsrv/machine/clean_mode.hpp"
+#include "bootsrv/machine/init.hpp"
+#include "bootsrv/machine/kept.hpp"
+#include "common/file.hpp"
+
+using namespace airlock;
+
+namespace
+{
+
+constexpr const char* qemuFile = "/etc/airlock/qemu.json";
+constexpr auto diskTime = std::chrono::seconds(30);
+
+/** What the image's maker noted of the QEMU in the dirty image. */
+std::optional<boot::QemuFacts> qemuFacts()
+{
+    if (!std::filesystem::exists(qemuFile))
+    {
+        return std::nullopt;
+    }
+    const Bytes text = readFile(qemuFile, 1U << 20);
+    const Json json =
+        parseJson(std::string(text.begin(), text.end()), qemuFile);
+    return boot::QemuFacts::parse(JsonField(json, qemuFile));
+}
+
+void work(machine::CleanParts& parts)
+{
+    machine::CleanSetup setup{parts.kept,
+                              parts.staging,
+                              parts.identity.keptKey,
+                              parts.identity.addressRoot,
+                              nullptr,
+                              parts.nic,
+                              {},
+                              qemuFacts(),
+                              "/run/airlock",
+                              parts.powerCycle,
+                              nullptr};
+    machine::runCleanMode(setup);
+}
+
+/** The site's configuration is the first that is kept. */
+void enrol(const std::shared_ptr<const trust::Tpm>&, const trust::Secret&,
+           const machine::EnrolmentRequest& request,
+           const machine::SealedIdentity& identity)
+{
+    machine::DeviceBlocks blocks(
+        machine::findPartition(machine::keptLabel, diskTime));
+    machine::installKept(blocks, identity.keptKey, nullptr,
+                         machine::Site::parse(JsonField(request.site, "site")));
+}
+
+} // namespace
+
+int main()
+{
+    machine::cleanInit(enrol, work);
+}
