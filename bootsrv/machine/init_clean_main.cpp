@@ -2,6 +2,7 @@
 #include "bootsrv/machine/clean_mode.hpp"
 #include "bootsrv/machine/init.hpp"
 #include "bootsrv/machine/kept.hpp"
+#include "bootsrv/machine/tpm_anchor.hpp"
 #include "common/file.hpp"
 
 using namespace airlock;
@@ -27,11 +28,13 @@ std::optional<boot::QemuFacts> qemuFacts()
 
 void work(machine::CleanParts& parts)
 {
+    const auto anchor = std::make_shared<machine::TpmAnchor>(
+        parts.tpm, parts.identity.keptKey);
     machine::CleanSetup setup{parts.kept,
                               parts.staging,
                               parts.identity.keptKey,
                               parts.identity.addressRoot,
-                              nullptr,
+                              anchor,
                               parts.nic,
                               {},
                               qemuFacts(),
@@ -42,14 +45,18 @@ void work(machine::CleanParts& parts)
 }
 
 /** The site's configuration is the first that is kept. */
-void enrol(const std::shared_ptr<const trust::Tpm>&, const trust::Secret&,
-           const machine::EnrolmentRequest& request,
+void enrol(const std::shared_ptr<const trust::Tpm>& tpm,
+           const trust::Secret& owner, const machine::EnrolmentRequest& request,
            const machine::SealedIdentity& identity)
 {
+    const machine::Site site =
+        machine::Site::parse(JsonField(request.site, "site"));
+    machine::TpmAnchor::define(*tpm, owner, identity.keptKey);
     machine::DeviceBlocks blocks(
         machine::findPartition(machine::keptLabel, diskTime));
-    machine::installKept(blocks, identity.keptKey, nullptr,
-                         machine::Site::parse(JsonField(request.site, "site")));
+    machine::installKept(
+        blocks, identity.keptKey,
+        std::make_shared<machine::TpmAnchor>(tpm, identity.keptKey), site);
 }
 
 } // namespace

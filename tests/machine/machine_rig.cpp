@@ -1,0 +1,174 @@
+#include "tests/machine/machine_rig.hpp"
+
+#include "bootsrv/machine/tpm_anchor.hpp"
+#include "common/error.hpp"
+#include "devmodel/vm/qemu_argv.hpp"
+#include "trust/keys.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdlib>
+#include <thread>
+
+namespace airlock::test
+{
+
+namespace fs = std::filesystem;
+
+namespace
+{
+
+constexpr std::uint64_t keptBytes = 1U << 20;
+constexpr std::size_t logMax = 64U << 20;
+constexpr Milliseconds startTime = std::chrono::seconds(30);
+
+/** Disks of a gigabyte are nothing for a /tmp in memory. */
+std::string preferVarTmp()
+{
+    ::setenv("TMPDIR", "/var/tmp", 0);
+    return "airlock-machine";
+}
+
+void makePartition(const fs::path& path, std::uint64_t bytes)
+{
+    UniqueFd fd = openFile(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
+    {
+        throwErrno("cannot make " + path.string());
+    }
+}
+
+std::string textOf(const fs::path& path)
+{
+    Bytes bytes = readFile(path, 1U << 20);
+    return {bytes.begin(), bytes.end()};
+}
+
+} // namespace
+
+MachineRig::MachineRig(std::uint64_t stagingBytes) : directory_(preferVarTmp())
+{
+    makePartition(kept(), keptBytes);
+    makePartition(staging(), stagingBytes);
+    tls::Identity identity = pki_.identity("boot1", tls::bootRole);
+    site.tls = {textOf(identity.certificate), textOf(identity.key),
+                textOf(identity.authorities)};
+    site.port = 0;
+}
+
+void MachineRig::install()
+{
+    auto tpm = std::make_shared<const trust::Tpm>(swtpm_.tcti());
+    trust::createKeys(*tpm, trust::EndorsementType::eccP256, nullptr);
+    machine::TpmAnchor::define(*tpm, {}, keptKey_);
+    machine::DeviceBlocks blocks(kept());
+    machine::installKept(blocks, keptKey_,
+                         std::make_shared<machine::TpmAnchor>(tpm, keptKey_),
+                         site);
+}
+
+void MachineRig::start(const char* mode)
+{
+    fs::path qemu = fs::absolute(vm::defaultBuildDirectory()) / "qemu" /
+                    "boot" / "qemu-system-x86_64";
+    // Memory goes with each life.
+    for (const char* name : {"runtime", "work"})
+    {
+        fs::remove_all(directory_.path() / name);
+        fs::create_directory(directory_.path() / name);
+    }
+    writeFileAtomic(
+        directory_.path() / "setup.json",
+        dumpJson({{"kept", kept().string()},
+                  {"staging", staging().string()},
+                  {"kept-key", toHex(keptKey_.view())},
+                  {"root", toHex(root_.view())},
+                  {"tcti", swtpm_.tcti()},
+                  {"nic", nic},
+                  {"runtime", (directory_.path() / "runtime").string()},
+                  {"work", work().string()},
+                  {"bootrun", AIRLOCK_BOOTRUN},
+                  {"qemu", qemu.string()}}),
+        0600);
+    UniqueFd out =
+        openFile(directory_.path() / "log", O_WRONLY | O_CREAT | O_TRUNC);
+    SpawnOptions options;
+    options.argv = {AIRLOCK_MACHINE_LIFE, mode,
+                    (directory_.path() / "setup.json").string()};
+    options.stdoutFd = out.get();
+    options.stderrFd = out.get();
+    process_.emplace(options);
+}
+
+std::string MachineRig::log() const
+{
+    Bytes text = readFile(directory_.path() / "log", logMax);
+    return {text.begin(), text.end()};
+}
+
+void MachineRig::startClean()
+{
+    start("clean");
+    Deadline deadline(startTime);
+    constexpr std::string_view mark = "PORT=";
+    for (;;)
+    {
+        std::string text = log();
+        std::size_t at = text.find(mark);
+        if (at != std::string::npos && text.find('\n', at) != std::string::npos)
+        {
+            const char* digits = text.c_str() + at + mark.size();
+            std::from_chars(digits, digits + 5, port_);
+            return;
+        }
+        if (!process_->running() || deadline.passed())
+        {
+            throw Error("clean mode does not start: " + text);
+        }
+        std::this_thread::sleep_for(Milliseconds(20));
+    }
+}
+
+void MachineRig::startDirty()
+{
+    start("dirty");
+}
+
+int MachineRig::waitEnd(Milliseconds timeout)
+{
+    std::optional<ExitStatus> status = process_->wait(timeout);
+    if (!status)
+    {
+        throw TimedOut("a life does not end: " + log());
+    }
+    swtpm_.restart();
+    return status->code;
+}
+
+void MachineRig::pullThePlug()
+{
+    process_->kill();
+    swtpm_.pullThePlug();
+}
+
+int MachineRig::stop()
+{
+    int code = process_->terminate(std::chrono::seconds(20)).code;
+    swtpm_.restart();
+    return code;
+}
+
+boot::Client MachineRig::client(const std::string& name)
+{
+    return clientAt("127.0.0.1", name);
+}
+
+boot::Client MachineRig::clientAt(const std::string& address,
+                                  const std::string& name)
+{
+    return {{address, port_, tls::bootRole}, pki_.client(name)};
+}
+
+} // namespace airlock::test

@@ -1,0 +1,69 @@
+#pragma once
+
+#include "bootsrv/client.hpp"
+#include "bootsrv/machine/kept.hpp"
+#include "common/file.hpp"
+#include "common/process.hpp"
+#include "tests/tpm/swtpm.hpp"
+#include "tests/unit/test_pki.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace airlock::test
+{
+
+/** A machine whose lives are processes: its partitions are files, its TPM is
+ * an swtpm that is enrolled, its memory goes with the process. */
+class MachineRig
+{
+  public:
+    /** Installs it. */
+    explicit MachineRig(std::uint64_t stagingBytes);
+
+    /** The site that it is installed with, to be changed before install(). */
+    machine::Site site;
+    std::string nic;
+    void install();
+
+    /** Begins a life; a clean one takes jobs on return. */
+    void startClean();
+    void startDirty();
+    /** Its exit code. */
+    int waitEnd(Milliseconds timeout);
+    /** The power goes. */
+    void pullThePlug();
+    /** SIGTERM. */
+    int stop();
+    bool running() { return process_ && process_->running(); }
+
+    boot::Client client(const std::string& name = "host1");
+    boot::Client clientAt(const std::string& address, const std::string& name);
+    TestPki& pki() { return pki_; }
+    const Secret& root() const { return root_; }
+    Swtpm& swtpm() { return swtpm_; }
+    std::filesystem::path kept() const { return directory_.path() / "kept"; }
+    std::filesystem::path staging() const
+    {
+        return directory_.path() / "staging";
+    }
+    std::filesystem::path work() const { return directory_.path() / "work"; }
+    const Secret& keptKey() const { return keptKey_; }
+    /** What the present life has said. */
+    std::string log() const;
+
+  private:
+    void start(const char* mode);
+
+    TempDirectory directory_;
+    TestPki pki_;
+    Swtpm swtpm_;
+    Secret keptKey_ = Secret::random();
+    Secret root_ = Secret::random();
+    std::optional<Process> process_;
+    std::uint16_t port_ = 0;
+};
+
+} // namespace airlock::test
