@@ -2,6 +2,7 @@
 
 #include "bootsrv/capsule/enrol.hpp"
 #include "bootsrv/capsule/supervisor.hpp"
+#include "bootsrv/machine/kept.hpp"
 #include "bootsrv/qemu_facts.hpp"
 #include "common/file.hpp"
 #include "common/log.hpp"
@@ -85,8 +86,10 @@ trust::Secret addressRootOf(const fs::path& file)
 
 machine::EnrolmentRequest requestOf(const Options& options)
 {
-    return {options.name, addressRootOf(options.addressRoot),
-            parseJson(textOf(options.config), options.config.string())};
+    // What clean mode could not read is better found here.
+    const machine::Site site =
+        machine::Site::parse(textOf(options.config), options.config.string());
+    return {options.name, addressRootOf(options.addressRoot), site.toJson()};
 }
 
 void create(const Options& options)
