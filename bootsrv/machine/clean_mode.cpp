@@ -1,6 +1,7 @@
 #include "bootsrv/machine/clean_mode.hpp"
 
 #include "bootsrv/machine/machine_jobs.hpp"
+#include "bootsrv/machine/presence.hpp"
 #include "bootsrv/service.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
@@ -58,7 +59,20 @@ class CleanMode
           kept_(keptBlocks_, setup.keptKey, setup.anchor),
           site_(kept_.get().site), jobs_(kept_, staging_),
           identity_(writeIdentity(setup.runtime, site_.tls))
-    {}
+    {
+        if (setup.nic.empty())
+        {
+            return;
+        }
+        if (!site_.switchTo)
+        {
+            throw Error("the machine was not told which switch to ask");
+        }
+        presence_.emplace(setup.nic, setup.addressRoot, kept_,
+                          std::make_shared<tls::Context>(
+                              identity_, tls::Context::Side::client),
+                          setup.prove);
+    }
 
     int run()
     {
@@ -66,20 +80,22 @@ class CleanMode
         serve();
         while (!stopped())
         {
+            if (presence_)
+            {
+                presence_->tick();
+            }
             if (!jobs_.waitSealed(step))
             {
                 housekeeping();
-                continue;
             }
-            std::this_thread::sleep_for(farewell);
-            server_.reset();
-            if (jobs_.goDirty())
+            else if (cutOff() && goDirty())
             {
-                log::notice("The machine goes dirty");
-                setup_.powerCycle(Mode::dirty);
                 return 0;
             }
-            serve();
+        }
+        if (presence_)
+        {
+            presence_->leave();
         }
         return 0;
     }
@@ -97,6 +113,40 @@ class CleanMode
         log::info("The boot server takes jobs",
                   {{"ADDRESS", site_.listen},
                    {"PORT", std::to_string(server_->port())}});
+    }
+
+    /** Steps 604 and 606: true when nothing reaches us any more. */
+    bool cutOff()
+    {
+        std::this_thread::sleep_for(farewell);
+        if (presence_ && !presence_->cutOff())
+        {
+            return false;
+        }
+        server_.reset();
+        return true;
+    }
+
+    /** Steps 608 and 610. False when the job was removed at the last moment:
+     * then we are back. */
+    bool goDirty()
+    {
+        if (presence_)
+        {
+            presence_->leave();
+        }
+        if (jobs_.goDirty())
+        {
+            log::notice("The machine goes dirty");
+            setup_.powerCycle(Mode::dirty);
+            return true;
+        }
+        if (presence_)
+        {
+            presence_->comeBack();
+        }
+        serve();
+        return false;
     }
 
     /** While host agents can reach us already. */
@@ -129,6 +179,7 @@ class CleanMode
     Site site_;
     MachineJobs jobs_;
     tls::Identity identity_;
+    std::optional<Presence> presence_;
     std::optional<http::Server> server_;
     Deadline housekeeping_{housekeepingStep};
 };

@@ -63,7 +63,7 @@ struct CleanSetup
     const std::atomic<bool>* stop = nullptr;
 };
 
-/** The whole of clean mode (steps 602 to 612 and 618 to 624 of FIG. 6): reads
+/** The whole of clean mode (steps 602 to 610 and 618 to 624 of FIG. 6): reads
  * what is kept, collects the result of a dirty run, proves itself to the switch
  * and serves the boot protocol; when a job is sealed, has itself cut off and
  * asks for dirty mode.

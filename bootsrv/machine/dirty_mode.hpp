@@ -44,7 +44,7 @@ struct DirtySetup
     const std::atomic<bool>* stop = nullptr;
 };
 
-/** The whole of dirty mode (steps 614 and 616 of FIG. 6): unpacks the one job
+/** The whole of dirty mode (steps 612 to 616 of FIG. 6): unpacks the one job
  * that staging holds, boots its guest behind airlock-bootrun's fence, packs the
  * result. What comes out is for clean mode to judge.
  *

@@ -40,22 +40,23 @@ void makePartition(const fs::path& path, std::uint64_t bytes)
     }
 }
 
-std::string textOf(const fs::path& path)
-{
-    Bytes bytes = readFile(path, 1U << 20);
-    return {bytes.begin(), bytes.end()};
-}
-
 } // namespace
 
 MachineRig::MachineRig(std::uint64_t stagingBytes) : directory_(preferVarTmp())
 {
     makePartition(kept(), keptBytes);
     makePartition(staging(), stagingBytes);
-    tls::Identity identity = pki_.identity("boot1", tls::bootRole);
-    site.tls = {textOf(identity.certificate), textOf(identity.key),
-                textOf(identity.authorities)};
+    site.tls = identityFor("boot1", tls::bootRole, "127.0.0.1");
     site.port = 0;
+}
+
+machine::Site::Tls MachineRig::identityFor(const std::string& name,
+                                           const std::string& role,
+                                           const std::string& address)
+{
+    pki::Credential made =
+        pki::issue(pki_.authority(), {name, role, {address}});
+    return {made.certificate, made.key, pki_.authority().certificate};
 }
 
 void MachineRig::install()
@@ -95,8 +96,10 @@ void MachineRig::start(const char* mode)
     UniqueFd out =
         openFile(directory_.path() / "log", O_WRONLY | O_CREAT | O_TRUNC);
     SpawnOptions options;
-    options.argv = {AIRLOCK_MACHINE_LIFE, mode,
-                    (directory_.path() / "setup.json").string()};
+    options.argv = launcher;
+    options.argv.insert(options.argv.end(),
+                        {AIRLOCK_MACHINE_LIFE, mode,
+                         (directory_.path() / "setup.json").string()});
     options.stdoutFd = out.get();
     options.stderrFd = out.get();
     process_.emplace(options);

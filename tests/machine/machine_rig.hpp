@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace airlock::test
 {
@@ -26,6 +27,8 @@ class MachineRig
     /** The site that it is installed with, to be changed before install(). */
     machine::Site site;
     std::string nic;
+    /** Put before the command line of each life: "nsenter". */
+    std::vector<std::string> launcher;
     void install();
 
     /** Begins a life; a clean one takes jobs on return. */
@@ -41,7 +44,12 @@ class MachineRig
 
     boot::Client client(const std::string& name = "host1");
     boot::Client clientAt(const std::string& address, const std::string& name);
+    /** A certificate for these addresses, as PEM texts. */
+    machine::Site::Tls identityFor(const std::string& name,
+                                   const std::string& role,
+                                   const std::string& address);
     TestPki& pki() { return pki_; }
+    const std::filesystem::path& directory() const { return directory_.path(); }
     const Secret& root() const { return root_; }
     Swtpm& swtpm() { return swtpm_; }
     std::filesystem::path kept() const { return directory_.path() / "kept"; }

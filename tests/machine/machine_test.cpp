@@ -1,8 +1,10 @@
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/hand_over.hpp"
+#include "tests/integration/bootd_rig.hpp"
 #include "tests/integration/guest_files.hpp"
 #include "tests/machine/machine_life.hpp"
 #include "tests/machine/machine_rig.hpp"
+#include "tests/machine/switch_net.hpp"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -125,6 +127,67 @@ TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
     EXPECT_EQ(client.health().jobs, 0U);
     EXPECT_EQ(rig.stop(), 0);
 }
+
+class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
+{};
+
+/** Without a guest: the dirty run fails to boot one in time, and says so. */
+TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
+{
+    constexpr std::uint64_t diskBytes = 1U << 20;
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    net.enroll(GetParam() == machine::ProofMethod::mac ? "mac" : "mac96");
+    boot::JobRequest request = smallRequest(diskBytes);
+    request.policy = "serial:nothing says this";
+    request.timeout = std::chrono::seconds(3);
+    std::string id;
+
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    net.production().run([&] {
+        boot::Client client = net.client();
+        id = client.createJob(request).id;
+        UniqueFd disk = createMemfd("disk", diskBytes);
+        handover::FileImage image(disk.get(), diskBytes);
+        client.uploadDisk(id, 0, image);
+        client.seal(id);
+    });
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    EXPECT_EQ(net.port()["state"], "cut-off");
+    EXPECT_EQ(net.port()["reason"], "the boot host asked for it");
+    std::uint64_t epoch = net.port()["epoch"];
+    EXPECT_GT(net.framesOfOthers(), 0U); // what was said before
+
+    rig.startDirty();
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(3)), 0) << rig.log();
+    EXPECT_EQ(net.framesOfOthers(), 0U);
+
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_GT(net.port()["epoch"].get<std::uint64_t>(), epoch);
+    net.production().run([&] {
+        boot::Client client = net.client();
+        boot::JobStatus status = waitCollected(client, id);
+        EXPECT_EQ(status.state, JobState::failed) << rig.log();
+        EXPECT_EQ(status.error.value_or(boot::JobError()).code, "timeout");
+        client.remove(id);
+    });
+    EXPECT_EQ(rig.stop(), 0);
+    EXPECT_TRUE(net.portBecomes("cut-off"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
+                         testing::Values(machine::ProofMethod::mac,
+                                         machine::ProofMethod::mac96),
+                         [](const auto& method) {
+                             return method.param == machine::ProofMethod::mac
+                                        ? "mac"
+                                        : "mac96";
+                         });
 
 } // namespace
 } // namespace airlock::test

@@ -1,0 +1,253 @@
+#include "bootsrv/machine/presence.hpp"
+
+#include "common/error.hpp"
+#include "common/log.hpp"
+
+#include <thread>
+
+namespace airlock::machine
+{
+
+namespace
+{
+
+/** The agent is one cable away. */
+constexpr Milliseconds connectTime = std::chrono::seconds(2);
+constexpr Milliseconds callTime = std::chrono::seconds(3);
+/** How long an epoch is tried. */
+constexpr Milliseconds showTime = std::chrono::seconds(12);
+constexpr Milliseconds showStep = std::chrono::milliseconds(700);
+constexpr Milliseconds carrierTime = std::chrono::seconds(10);
+/** Between a first hello and the first packet: the agent opens the port. */
+constexpr Milliseconds openTime{100};
+
+http::ClientLimits limitsForSwitch()
+{
+    http::ClientLimits out;
+    out.connect = connectTime;
+    out.call = callTime;
+    out.bodyBytes = 64U << 10;
+    return out;
+}
+
+bool isOver(std::optional<Deadline>& timer)
+{
+    return timer && timer->passed();
+}
+
+} // namespace
+
+SwitchCalls::SwitchCalls(const Site::Switch& site,
+                         std::shared_ptr<const tls::Context> context)
+    : http_({site.host, site.port, tls::switchRole}, std::move(context),
+            limitsForSwitch())
+{}
+
+bool SwitchCalls::isOpen()
+{
+    try
+    {
+        Json answer = http_.call("GET", "/v1/port").json();
+        return JsonField(answer, "switch").at("state").string(64) == "open";
+    }
+    catch (const Error&)
+    {
+        http_.close();
+        return false;
+    }
+}
+
+bool SwitchCalls::cut()
+{
+    Bytes nonce(32);
+    fillRandom(nonce);
+    std::string text = toHex(nonce);
+    // The connection may be one from before the last lease.
+    http_.close();
+    Json answer = http_.call("POST", "/v1/cut", Json{{"nonce", text}}).json();
+    http_.close();
+    JsonField root(answer, "switch");
+    return root.at("nonce").string(64) == text &&
+           root.at("state").string(64) == "cut-off";
+}
+
+Presence::Presence(const std::string& nic, const Secret& root, Kept& kept,
+                   std::shared_ptr<const tls::Context> context, MakeProof prove)
+    : site_(kept.get().site), root_(root), kept_(kept),
+      prove_(std::move(prove)), nic_(nic),
+      calls_(site_.switchTo.value(), std::move(context))
+{
+    if (!site_.network)
+    {
+        throw Error("the machine was not told its IP address");
+    }
+    nic_.leave();
+}
+
+std::uint64_t Presence::takeEpoch()
+{
+    std::uint64_t out = 0;
+    std::uint64_t window = site_.switchTo->window;
+    kept_.change([&out, window](KeptRecord& record) {
+        Epochs& epochs = record.epochs;
+        std::uint64_t last = epochs.opened + window;
+        out = epochs.next > epochs.opened && epochs.next <= last
+                  ? epochs.next
+                  : epochs.opened + 1;
+        epochs.next = out + 1;
+    });
+    return out;
+}
+
+void Presence::begin()
+{
+    epoch_ = takeEpoch();
+    const Site::Switch& site = site_.switchTo.value();
+    nic_.come(PortClient::addressFor(site, root_, epoch_));
+    for (Deadline deadline(carrierTime); !nic_.carrier() && !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(20));
+    }
+    port_.emplace(nic_.index(), site, root_, epoch_, prove_);
+    state_ = State::showing;
+    giveUp_ = Deadline(showTime);
+    renewal_ = Deadline(Milliseconds(0));
+    log::info("The boot host shows itself to the switch",
+              {{"EPOCH", std::to_string(epoch_)}});
+}
+
+void Presence::show()
+{
+    if (isOver(giveUp_))
+    {
+        away("the switch does not open the port");
+        return;
+    }
+    if (!isOver(renewal_))
+    {
+        return;
+    }
+    renewal_ = Deadline(showStep);
+    bool said = port_->show() == PortClient::Said::open;
+    std::this_thread::sleep_for(openTime);
+    nic_.addIp(site_.network->address);
+    if (!site_.network->gateway.empty())
+    {
+        nic_.addRoute(site_.network->gateway);
+    }
+    if (said || calls_.isOpen())
+    {
+        opened();
+    }
+}
+
+void Presence::opened()
+{
+    kept_.change([this](KeptRecord& record) {
+        record.epochs.opened = std::max(record.epochs.opened, epoch_);
+    });
+    state_ = State::open;
+    nic_.announce(site_.network->address, port_->address());
+    Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);
+    renewal_ = Deadline(lease / 3);
+    check_ = Deadline(lease / 2);
+    lost_ = Deadline(lease);
+    log::notice("The switch has opened the port",
+                {{"EPOCH", std::to_string(epoch_)}});
+}
+
+void Presence::renew()
+{
+    Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);
+    if (isOver(renewal_))
+    {
+        renewal_ = Deadline(lease / 3);
+        nic_.announce(site_.network->address, port_->address());
+        if (port_->show() == PortClient::Said::open)
+        {
+            lost_ = Deadline(lease);
+        }
+    }
+    if (isOver(check_))
+    {
+        check_ = Deadline(lease / 2);
+        if (calls_.isOpen())
+        {
+            lost_ = Deadline(lease);
+        }
+    }
+    if (isOver(lost_))
+    {
+        away("the lease has ended");
+    }
+}
+
+void Presence::away(const char* why)
+{
+    log::warning("The boot host is not on the network",
+                 {{"EPOCH", std::to_string(epoch_)}, {"REASON", why}});
+    leave();
+    state_ = State::away;
+}
+
+void Presence::tick()
+try
+{
+    switch (state_)
+    {
+    case State::away:
+        begin();
+        break;
+    case State::showing:
+        show();
+        break;
+    case State::open:
+        renew();
+        break;
+    case State::cut:
+        break;
+    }
+}
+catch (const Error& error)
+{
+    away(error.what());
+}
+
+bool Presence::cutOff()
+{
+    if (state_ != State::open)
+    {
+        return false;
+    }
+    try
+    {
+        if (calls_.cut())
+        {
+            state_ = State::cut;
+            log::notice("The switch has cut the boot host off",
+                        {{"EPOCH", std::to_string(epoch_)}});
+            return true;
+        }
+        log::warning("The switch did not cut the boot host off");
+    }
+    catch (const Error& error)
+    {
+        log::warning("The switch did not answer", {{"REASON", error.what()}});
+        check_ = Deadline(Milliseconds(0));
+    }
+    return false;
+}
+
+void Presence::leave()
+{
+    calls_.close();
+    port_.reset();
+    nic_.leave();
+}
+
+void Presence::comeBack()
+{
+    state_ = State::away;
+}
+
+} // namespace airlock::machine
