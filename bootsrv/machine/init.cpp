@@ -1,7 +1,7 @@
 #include "bootsrv/machine/init.hpp"
 
 #include "bootsrv/machine/boot_choice.hpp"
-#include "bootsrv/machine/link.hpp"
+#include "bootsrv/machine/nic.hpp"
 #include "common/file.hpp"
 #include "common/log.hpp"
 
@@ -76,7 +76,7 @@ std::string quietNic()
     std::string nic = findNic();
     if (!nic.empty())
     {
-        setAddress(nic, genericAddress);
+        Nic(nic).leave();
     }
     return nic;
 }

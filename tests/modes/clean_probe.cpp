@@ -1,7 +1,7 @@
 // First process of a clean image for tests: all that clean mode does before
 // its work, and then what the test has written to the staging area.
 #include "bootsrv/machine/init.hpp"
-#include "bootsrv/machine/link.hpp"
+#include "bootsrv/machine/nic.hpp"
 #include "common/epoch_address.hpp"
 #include "common/file.hpp"
 #include "tests/modes/probe.hpp"
@@ -50,9 +50,9 @@ void setEpochAddress(const machine::CleanParts& parts)
     }
     const MacAddress address =
         epoch::hostAddress(parts.identity.addressRoot, 1);
-    machine::setAddress(parts.nic, address);
-    machine::setUp(parts.nic, true);
-    probe::say("address", machine::addressOf(parts.nic).text());
+    machine::Nic(parts.nic).come(address);
+    probe::say("address",
+               probe::textOf("/sys/class/net/" + parts.nic + "/address"));
 }
 
 void work(machine::CleanParts& parts)
