@@ -197,6 +197,30 @@ Quote Quote::parse(std::string_view text, std::string_view where)
     return parse(JsonField(document, where));
 }
 
+Bytes pack(const Quote& quote)
+{
+    ByteWriter out;
+    wire::writeSized(out, quote.attest);
+    wire::writeSized(out, quote.signature);
+    return out.release();
+}
+
+Quote unpackQuote(ByteView data, std::string_view where)
+{
+    ByteReader in(data, where);
+    Quote out;
+    for (Bytes* part : {&out.attest, &out.signature})
+    {
+        const ByteView bytes = in.take(in.be16());
+        part->assign(bytes.begin(), bytes.end());
+    }
+    if (!in.atEnd())
+    {
+        throw Refused(where, "goes on after the quote");
+    }
+    return out;
+}
+
 AttestationKey AttestationKey::parse(ByteView publicArea,
                                      std::string_view where)
 {

@@ -32,6 +32,12 @@ struct Quote
     static Quote parse(std::string_view text, std::string_view where);
 };
 
+/** A quote without the values, for where room is scarce: both parts, each with
+ * its length in front (two bytes). */
+Bytes pack(const Quote& quote);
+/** Refused naming `where`; nothing may be left over. */
+Quote unpackQuote(ByteView data, std::string_view where);
+
 /** An attestation key, with its attributes checked.
  *
  * Only a key that signs nothing but what the TPM itself made, that cannot leave

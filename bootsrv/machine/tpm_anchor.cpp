@@ -40,6 +40,21 @@ void requireIndex(const Tpm& tpm)
     }
 }
 
+std::uint64_t read(const Tpm& tpm, const trust::Secret& authorization)
+{
+    requireIndex(tpm);
+    const Session session(tpm, trust::storageKey(tpm));
+    const Object index = Object::persistent(tpm, anchorIndex);
+    const AuthInScope use(tpm, index.get(), &authorization);
+    TPM2B_MAX_NV_BUFFER* data = nullptr;
+    trust::check(Esys_NV_Read(tpm.get(), index.get(), index.get(),
+                              session.plain(), ESYS_TR_NONE, ESYS_TR_NONE,
+                              numberBytes, 0, &data),
+                 "cannot read the newest sequence number from the TPM");
+    const trust::TssPtr<TPM2B_MAX_NV_BUFFER> owned(data);
+    return ByteReader({data->buffer, data->size}, "TPM index").be64();
+}
+
 void write(const Tpm& tpm, const trust::Secret& authorization,
            std::uint64_t number)
 {
@@ -69,32 +84,25 @@ void undefine(const Tpm& tpm, const Session& session)
 
 } // namespace
 
-TpmAnchor::TpmAnchor(std::shared_ptr<const Tpm> tpm, const Secret& keptKey)
+TpmAnchor::TpmAnchor(std::shared_ptr<MachineTpm> tpm, const Secret& keptKey)
     : tpm_(std::move(tpm)), authorization_(authorizationOf(keptKey))
 {}
 
 std::uint64_t TpmAnchor::floor()
 {
-    requireIndex(*tpm_);
-    const Session session(*tpm_, trust::storageKey(*tpm_));
-    const Object index = Object::persistent(*tpm_, anchorIndex);
-    const AuthInScope use(*tpm_, index.get(), &authorization_);
-    TPM2B_MAX_NV_BUFFER* data = nullptr;
-    trust::check(Esys_NV_Read(tpm_->get(), index.get(), index.get(),
-                              session.plain(), ESYS_TR_NONE, ESYS_TR_NONE,
-                              numberBytes, 0, &data),
-                 "cannot read the newest sequence number from the TPM");
-    const trust::TssPtr<TPM2B_MAX_NV_BUFFER> owned(data);
-    return ByteReader({data->buffer, data->size}, "TPM index").be64();
+    return tpm_->use(
+        [this](const Tpm& tpm) { return read(tpm, authorization_); });
 }
 
 void TpmAnchor::raise(std::uint64_t sequence)
 {
-    if (sequence < floor())
-    {
-        throw Error("the newest sequence number would fall");
-    }
-    write(*tpm_, authorization_, sequence);
+    tpm_->use([&](const Tpm& tpm) {
+        if (sequence < read(tpm, authorization_))
+        {
+            throw Error("the newest sequence number would fall");
+        }
+        write(tpm, authorization_, sequence);
+    });
 }
 
 void TpmAnchor::define(const Tpm& tpm, const trust::Secret& owner,

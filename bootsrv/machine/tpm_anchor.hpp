@@ -1,7 +1,7 @@
 #pragma once
 
 #include "bootsrv/machine/clean_mode.hpp"
-#include "trust/tpm.hpp"
+#include "bootsrv/machine/machine_tpm.hpp"
 
 #include <memory>
 
@@ -13,12 +13,11 @@ namespace airlock::machine
  * the key that is sealed for clean mode, so dirty mode has none. */
 inline constexpr TPM2_HANDLE anchorIndex = 0x018a1003;
 
-/** The anchor in a TPM. Keeps the connection; not shared between threads
- * (KeptStore calls it from one at a time). */
+/** The anchor in a TPM. */
 class TpmAnchor : public SequenceAnchor
 {
   public:
-    TpmAnchor(std::shared_ptr<const trust::Tpm> tpm, const Secret& keptKey);
+    TpmAnchor(std::shared_ptr<MachineTpm> tpm, const Secret& keptKey);
 
     /** Throws Error when the TPM has no such index: it was never enrolled, was
      * cleared, or is another one. */
@@ -32,7 +31,7 @@ class TpmAnchor : public SequenceAnchor
                        const Secret& keptKey);
 
   private:
-    std::shared_ptr<const trust::Tpm> tpm_;
+    std::shared_ptr<MachineTpm> tpm_;
     trust::Secret authorization_;
 };
 

@@ -2,12 +2,13 @@
 
 #include "bootsrv/machine/clean_mode.hpp"
 #include "bootsrv/machine/dirty_mode.hpp"
+#include "bootsrv/machine/quote_prover.hpp"
 #include "bootsrv/machine/tpm_anchor.hpp"
 #include "bootsrv/qemu_facts.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
 #include "common/json.hpp"
-#include "trust/keys.hpp"
+#include "trust/sealing.hpp"
 
 #include <csignal>
 #include <cstdio>
@@ -34,7 +35,8 @@ Secret secretAt(const JsonField& field)
 
 int clean(const JsonField& setup)
 {
-    auto tpm = std::make_shared<const trust::Tpm>(setup.at("tcti").string());
+    auto tpm = std::make_shared<machine::MachineTpm>(setup.at("tcti").string());
+    tpm->use([](const trust::Tpm& it) { trust::cap(it); });
     machine::CleanSetup out{
         .kept = setup.at("kept").string(),
         .staging = setup.at("staging").string(),
@@ -42,7 +44,8 @@ int clean(const JsonField& setup)
         .addressRoot = secretAt(setup.at("root")),
         .anchor = nullptr,
         .nic = setup.at("nic").string(),
-        .prove = {},
+        .prove = machine::makeQuoteProver(
+            tpm, trust::PcrSelection::parse(setup.at("pcrs").string(), "pcrs")),
         .qemu = boot::askQemu(setup.at("qemu").string()),
         .runtime = setup.at("runtime").string(),
         .powerCycle = {},

@@ -61,9 +61,13 @@ machine::Site::Tls MachineRig::identityFor(const std::string& name,
 
 void MachineRig::install()
 {
-    auto tpm = std::make_shared<const trust::Tpm>(swtpm_.tcti());
-    trust::createKeys(*tpm, trust::EndorsementType::eccP256, nullptr);
-    machine::TpmAnchor::define(*tpm, {}, keptKey_);
+    auto tpm = std::make_shared<machine::MachineTpm>(swtpm_.tcti());
+    tpm->use([this](const trust::Tpm& it) {
+        identity_ =
+            trust::createKeys(it, trust::EndorsementType::eccP256, nullptr);
+        machine::TpmAnchor::define(it, {}, keptKey_);
+        pcrs_ = it.readPcrs(quoted());
+    });
     machine::DeviceBlocks blocks(kept());
     machine::installKept(blocks, keptKey_,
                          std::make_shared<machine::TpmAnchor>(tpm, keptKey_),
@@ -88,6 +92,7 @@ void MachineRig::start(const char* mode)
                   {"root", toHex(root_.view())},
                   {"tcti", swtpm_.tcti()},
                   {"nic", nic},
+                  {"pcrs", quoted().text()},
                   {"runtime", (directory_.path() / "runtime").string()},
                   {"work", work().string()},
                   {"bootrun", AIRLOCK_BOOTRUN},

@@ -6,6 +6,7 @@
 #include "common/process.hpp"
 #include "tests/tpm/swtpm.hpp"
 #include "tests/unit/test_pki.hpp"
+#include "trust/machine.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -59,6 +60,10 @@ class MachineRig
     }
     std::filesystem::path work() const { return directory_.path() / "work"; }
     const Secret& keptKey() const { return keptKey_; }
+    /** The TPM's keys, and its PCRs before a life caps them. */
+    const trust::Machine& identity() const { return identity_; }
+    const trust::PcrValues& pcrs() const { return pcrs_; }
+    static trust::PcrSelection quoted() { return {4, 7, 11}; }
     /** What the present life has said. */
     std::string log() const;
 
@@ -70,6 +75,8 @@ class MachineRig
     Swtpm swtpm_;
     Secret keptKey_ = Secret::random();
     Secret root_ = Secret::random();
+    trust::Machine identity_;
+    trust::PcrValues pcrs_;
     std::optional<Process> process_;
     std::uint16_t port_ = 0;
 };

@@ -1,5 +1,7 @@
 #include "tools/switchd/verifier.hpp"
 
+#include "tools/switchd/quote_verifier.hpp"
+
 #include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
@@ -65,6 +67,10 @@ Evidence SignatureVerifier::verify(const Claim& claim, ByteView proof) const
 
 std::unique_ptr<ProofVerifier> makeVerifier(const std::string& enrolled)
 {
+    if (enrolled.starts_with('{'))
+    {
+        return std::make_unique<QuoteVerifier>(QuoteEnrolment::parse(enrolled));
+    }
     return std::make_unique<SignatureVerifier>(enrolled);
 }
 

@@ -35,10 +35,8 @@ struct Evidence
 
 /** Judges the proofs of one boot host (method quote).
  *
- * A TPM verifier takes Claim::digest() as the quote's qualifying data
- * (extraData) and checks what reference values it was enrolled with; how it
- * packs quote, signature and PCR values into a proof is its own business, up
- * to quarantine::maxProof bytes. Proofs come from an attacker.
+ * How a proof is packed is the verifier's business, up to
+ * quarantine::maxProof bytes. Proofs come from an attacker.
  */
 class ProofVerifier
 {
@@ -65,8 +63,8 @@ class SignatureVerifier : public ProofVerifier
     std::unique_ptr<Key> key_;
 };
 
-/** Makes the verifier for what an operator enrolled; throws Refused when it is
- * of no use. */
+/** Makes the verifier for what an operator enrolled: a public key (PEM), or
+ * what quote_verifier.hpp has. Throws Refused when it is of no use. */
 std::unique_ptr<ProofVerifier> makeVerifier(const std::string& enrolled);
 
 } // namespace airlock::sw
