@@ -28,8 +28,8 @@ std::optional<boot::QemuFacts> qemuFacts()
 
 void work(machine::CleanParts& parts)
 {
-    const auto anchor = std::make_shared<machine::TpmAnchor>(
-        parts.tpm, parts.identity.keptKey);
+    const auto anchor =
+        std::make_shared<machine::TpmAnchor>(parts.tpm, parts.identity.keptKey);
     machine::CleanSetup setup{parts.kept,
                               parts.staging,
                               parts.identity.keptKey,

@@ -236,35 +236,6 @@ TEST_F(ModesTest, UnsignedImageIsNotStarted)
     EXPECT_EQ(said(run("off"), "secrets"), secrets());
 }
 
-TEST_F(ModesTest, NewImageUnsealsWithAPredictedPolicyOnly)
-{
-    const std::filesystem::path next = images() / "second" / "clean.efi";
-    const machine::SealStore store = sealStoreOf(*capsule);
-    machine::SealRecord record = store.read();
-    ASSERT_EQ(record.policies.size(), 1U);
-    const Bytes log = record.log;
-
-    // Validly signed for Secure Boot, approved by nobody.
-    capsule->replaceImages({next, images() / "dirty.efi"});
-    EXPECT_THAT(run("off").console, HasSubstr("no policy fits"));
-
-    record = store.read();
-    record.policies.push_back(approveUpdate(
-        *siteKey, log, images() / "clean.efi", next, "second", 2));
-    record.retireOld = true;
-    store.write(record);
-    const ModeEnd updated = run("off");
-    EXPECT_EQ(said(updated, "secrets"), secrets()) << updated.console;
-
-    // The old one has a policy too, but its time is over.
-    capsule->replaceImages({images() / "clean.efi", images() / "dirty.efi"});
-    EXPECT_THAT(run("off").console,
-                HasSubstr("the oldest that may unseal is 2"));
-
-    capsule->replaceImages({next, images() / "dirty.efi"});
-    EXPECT_EQ(said(run("off"), "secrets"), secrets());
-}
-
 TEST_F(ModesTest, WipedRecordGivesNothingAndStartsNothing)
 {
     UniqueFd disk = openFile(capsule->dataDisk(), O_RDWR);
@@ -367,6 +338,36 @@ TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
         }
     }
     std::filesystem::remove(file);
+}
+
+// The last one: the first image's time is over then.
+TEST_F(ModesTest, NewImageUnsealsWithAPredictedPolicyOnly)
+{
+    const std::filesystem::path next = images() / "second" / "clean.efi";
+    const machine::SealStore store = sealStoreOf(*capsule);
+    machine::SealRecord record = store.read();
+    ASSERT_EQ(record.policies.size(), 1U);
+    const Bytes log = record.log;
+
+    // Validly signed for Secure Boot, approved by nobody.
+    capsule->replaceImages({next, images() / "dirty.efi"});
+    EXPECT_THAT(run("off").console, HasSubstr("no policy fits"));
+
+    record = store.read();
+    record.policies.push_back(approveUpdate(
+        *siteKey, log, images() / "clean.efi", next, "second", 2));
+    record.retireOld = true;
+    store.write(record);
+    const ModeEnd updated = run("off");
+    EXPECT_EQ(said(updated, "secrets"), secrets()) << updated.console;
+
+    // The old one has a policy too, but its time is over.
+    capsule->replaceImages({images() / "clean.efi", images() / "dirty.efi"});
+    EXPECT_THAT(run("off").console,
+                HasSubstr("the oldest that may unseal is 2"));
+
+    capsule->replaceImages({next, images() / "dirty.efi"});
+    EXPECT_EQ(said(run("off"), "secrets"), secrets());
 }
 
 } // namespace
