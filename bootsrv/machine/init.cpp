@@ -50,9 +50,8 @@ void noteLog(const SealStore& store, SealRecord& record)
 }
 
 /** What there is to do before there are secrets. True: that was all. */
-bool prepare(const std::shared_ptr<const trust::Tpm>& tpm,
-             const SealStore& store, SealRecord& record,
-             const EnrolmentStep& enrol)
+bool prepare(const std::shared_ptr<MachineTpm>& tpm, const SealStore& store,
+             SealRecord& record, const EnrolmentStep& enrol)
 {
     if (record.request)
     {
@@ -93,12 +92,14 @@ void cleanSteps(const EnrolmentStep& enrol,
     lockDown();
     const SealStore store(findPartition(sealLabel, diskTime));
     SealRecord record = store.read();
-    const auto tpm = std::make_shared<const trust::Tpm>(tpmDevice);
+    const auto tpm = std::make_shared<MachineTpm>(tpmDevice);
     if (prepare(tpm, store, record, enrol))
     {
         return;
     }
-    SealedIdentity identity = unsealIdentity(*tpm, record, policyKey());
+    SealedIdentity identity = tpm->use([&](const trust::Tpm& it) {
+        return unsealIdentity(it, record, policyKey());
+    });
     log::notice("The secrets are unsealed, and shut until the next start");
     // The log of a state that was approved, not of any that was tried.
     noteLog(store, record);

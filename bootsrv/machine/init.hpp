@@ -28,7 +28,7 @@ inline constexpr const char* powerCycleFile = "/etc/airlock/power-cycle";
 /** What clean mode's work is given. */
 struct CleanParts
 {
-    std::shared_ptr<const trust::Tpm> tpm;
+    std::shared_ptr<MachineTpm> tpm;
     SealedIdentity identity;
     std::filesystem::path kept;
     std::filesystem::path staging;

@@ -2,6 +2,7 @@
 #include "bootsrv/machine/clean_mode.hpp"
 #include "bootsrv/machine/init.hpp"
 #include "bootsrv/machine/kept.hpp"
+#include "bootsrv/machine/quote_prover.hpp"
 #include "bootsrv/machine/tpm_anchor.hpp"
 #include "common/file.hpp"
 
@@ -30,28 +31,31 @@ void work(machine::CleanParts& parts)
 {
     const auto anchor =
         std::make_shared<machine::TpmAnchor>(parts.tpm, parts.identity.keptKey);
-    machine::CleanSetup setup{parts.kept,
-                              parts.staging,
-                              parts.identity.keptKey,
-                              parts.identity.addressRoot,
-                              anchor,
-                              parts.nic,
-                              {},
-                              qemuFacts(),
-                              "/run/airlock",
-                              parts.powerCycle,
-                              nullptr};
+    machine::CleanSetup setup{
+        parts.kept,
+        parts.staging,
+        parts.identity.keptKey,
+        parts.identity.addressRoot,
+        anchor,
+        parts.nic,
+        machine::makeQuoteProver(parts.tpm, machine::sealedPcrs()),
+        qemuFacts(),
+        "/run/airlock",
+        parts.powerCycle,
+        nullptr};
     machine::runCleanMode(setup);
 }
 
 /** The site's configuration is the first that is kept. */
-void enrol(const std::shared_ptr<const trust::Tpm>& tpm,
+void enrol(const std::shared_ptr<machine::MachineTpm>& tpm,
            const trust::Secret& owner, const machine::EnrolmentRequest& request,
            const machine::SealedIdentity& identity)
 {
     const machine::Site site =
         machine::Site::parse(JsonField(request.site, "site"));
-    machine::TpmAnchor::define(*tpm, owner, identity.keptKey);
+    tpm->use([&](const trust::Tpm& it) {
+        machine::TpmAnchor::define(it, owner, identity.keptKey);
+    });
     machine::DeviceBlocks blocks(
         machine::findPartition(machine::keptLabel, diskTime));
     machine::installKept(

@@ -159,7 +159,7 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
     return split(trust::unsealOnce(tpm, *blob, key, record.policies));
 }
 
-void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
+void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
                     const SealStore& store, const trust::PolicyKey& key,
                     const EnrolmentStep& step)
 {
@@ -168,9 +168,12 @@ void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
     {
         throw Refused("enrolment", "nobody asked for one");
     }
-    requireApproved(*tpm, record, key);
+
     const trust::Authorizations authorizations =
-        ownTpm(*tpm, store, record, key);
+        tpm->use([&](const trust::Tpm& it) {
+            requireApproved(it, record, key);
+            return ownTpm(it, store, record, key);
+        });
     const SealedIdentity identity = {
         Secret::from(record.request->addressRoot.view(), "address root"),
         Secret::random()};
@@ -178,9 +181,11 @@ void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
     {
         step(tpm, authorizations.owner, *record.request, identity);
     }
-    record.next = trust::seal(*tpm, key, cleanRef, join(identity));
-    store.write(record);
-    trust::pin(*tpm, authorizations.owner, *record.next);
+    tpm->use([&](const trust::Tpm& it) {
+        record.next = trust::seal(it, key, cleanRef, join(identity));
+        store.write(record);
+        trust::pin(it, authorizations.owner, *record.next);
+    });
     record.blob = std::move(record.next);
     record.next.reset();
     record.request.reset();

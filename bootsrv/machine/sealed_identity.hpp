@@ -1,5 +1,6 @@
 #pragma once
 
+#include "bootsrv/machine/machine_tpm.hpp"
 #include "bootsrv/machine/seal_store.hpp"
 #include "common/secret.hpp"
 
@@ -32,7 +33,7 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
  * secrets are sealed, for parts that keep something in the TPM or on the
  * disk. */
 using EnrolmentStep = std::function<void(
-    const std::shared_ptr<const trust::Tpm>& tpm, const trust::Secret& owner,
+    const std::shared_ptr<MachineTpm>& tpm, const trust::Secret& owner,
     const EnrolmentRequest& request, const SealedIdentity& identity)>;
 
 /** Makes the TPM ours and seals a new identity, as the request in the store
@@ -40,7 +41,7 @@ using EnrolmentStep = std::function<void(
  * begun again after a power cut. In the end the request is gone.
  *
  * Refused when no policy fits this boot: then nothing was done. */
-void enrollIdentity(const std::shared_ptr<const trust::Tpm>& tpm,
+void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
                     const SealStore& store, const trust::PolicyKey& key,
                     const EnrolmentStep& step);
 

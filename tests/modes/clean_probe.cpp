@@ -27,17 +27,14 @@ void tellSecondTry(const machine::CleanParts& parts)
         machine::SealStore(
             machine::findPartition(machine::sealLabel, std::chrono::seconds(5)))
             .read();
+    const Bytes text = readFile(machine::policyKeyFile, 16U << 10);
+    const trust::PolicyKey key =
+        trust::PolicyKey::fromPem(std::string(text.begin(), text.end()), "key");
     probe::say("second unseal", probe::errorOf([&] {
-                   const Bytes key =
-                       readFile(machine::policyKeyFile, 16U << 10);
-                   trust::UnsealSession(
-                       *parts.tpm,
-                       trust::PolicyKey::fromPem(
-                           std::string(key.begin(), key.end()), "key"),
-                       record.policies.at(0))
-                       .unseal(*record.blob,
-                               trust::PolicyKey::fromPem(
-                                   std::string(key.begin(), key.end()), "key"));
+                   parts.tpm->use([&](const trust::Tpm& tpm) {
+                       trust::UnsealSession(tpm, key, record.policies.at(0))
+                           .unseal(*record.blob, key);
+                   });
                }));
 }
 
