@@ -19,6 +19,8 @@ namespace
 namespace fs = std::filesystem;
 
 constexpr std::size_t keptConsole = 256U << 10;
+/** The file for people: what comes first counts there. */
+constexpr std::size_t maxConsoleFile = 1U << 20;
 constexpr auto tpmTime = std::chrono::minutes(1);
 constexpr auto poll = std::chrono::milliseconds(20);
 constexpr std::size_t maxTable = 2 * mebibyte;
@@ -225,6 +227,9 @@ void RunningMode::startQemu()
 void RunningMode::readConsole(UniqueFd from)
 {
     std::array<char, 4096> buffer{};
+    const UniqueFd file =
+        openFile(directory_ / "console", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    std::size_t filed = 0;
     for (;;)
     {
         const ssize_t got = ::read(from.get(), buffer.data(), buffer.size());
@@ -236,8 +241,14 @@ void RunningMode::readConsole(UniqueFd from)
         {
             return;
         }
+        const auto size = static_cast<std::size_t>(got);
+        if (filed + size <= maxConsoleFile)
+        {
+            const ssize_t done = ::write(file.get(), buffer.data(), size);
+            filed += done > 0 ? static_cast<std::size_t>(done) : 0;
+        }
         const std::lock_guard lock(mutex_);
-        console_.append(buffer.data(), static_cast<std::size_t>(got));
+        console_.append(buffer.data(), size);
         if (console_.size() > 2 * keptConsole)
         {
             console_.erase(0, console_.size() - keptConsole);
