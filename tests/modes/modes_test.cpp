@@ -309,23 +309,22 @@ std::filesystem::path memoryOf(const RunningMode& mode,
 TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
 {
     const Secret root = addressRoot();
-    CapsuleOptions small;
-    small.memoryMiB = 640;
+    const CapsuleOptions options;
     const std::filesystem::path file = home->path() / "memory";
     {
         order("hold");
-        RunningMode clean = capsule->start(small);
+        RunningMode clean = capsule->start(options);
         clean.waitForConsole("probe holding", bootTime);
         // The search finds it where it has to be.
         EXPECT_GT(
-            occurrences(memoryOf(clean, file, small.memoryMiB), root.view()),
+            occurrences(memoryOf(clean, file, options.memoryMiB), root.view()),
             0U);
     }
-    ASSERT_TRUE(run("dirty", false, small).dirtyNext);
+    ASSERT_TRUE(run("dirty").dirtyNext);
     order("hang");
-    RunningMode dirty = capsule->start(small, true);
+    RunningMode dirty = capsule->start(options, true);
     dirty.waitForConsole("probe holding", bootTime);
-    EXPECT_EQ(occurrences(memoryOf(dirty, file, small.memoryMiB), root.view()),
+    EXPECT_EQ(occurrences(memoryOf(dirty, file, options.memoryMiB), root.view()),
               0U);
     dirty.kill();
     for (const auto& entry :
