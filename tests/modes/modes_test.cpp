@@ -324,8 +324,8 @@ TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
     order("hang");
     RunningMode dirty = capsule->start(options, true);
     dirty.waitForConsole("probe holding", bootTime);
-    EXPECT_EQ(occurrences(memoryOf(dirty, file, options.memoryMiB), root.view()),
-              0U);
+    EXPECT_EQ(
+        occurrences(memoryOf(dirty, file, options.memoryMiB), root.view()), 0U);
     dirty.kill();
     for (const auto& entry :
          std::filesystem::recursive_directory_iterator(home->path() / "one"))
