@@ -125,6 +125,34 @@ Candidate::Candidate(Machine machine, const EndorsementTrust& trust)
     credential_ = makeCredential(endorsement, attestation.name(), secret_);
 }
 
+Json Candidate::toJson() const
+{
+    return {{"machine", machine_.toJson()},
+            {"challenge", toHex(credential_.marshal())},
+            {"secret", toHex(secret_.view())}};
+}
+
+Candidate Candidate::parse(const JsonField& field)
+{
+    constexpr std::size_t most = 4096;
+    field.onlyKeys({"machine", "challenge", "secret"});
+    auto bytesAt = [&](const char* name) {
+        auto bytes = fromHex(field.at(name).string(most));
+        if (!bytes)
+        {
+            field.at(name).refuse("is not hexadecimal");
+        }
+        return *bytes;
+    };
+    Candidate out;
+    out.machine_ = Machine::parse(field.at("machine"));
+    out.credential_ = Credential::parse(bytesAt("challenge"), "challenge");
+    Bytes secret = bytesAt("secret");
+    out.secret_ = Secret(ByteView(secret));
+    OPENSSL_cleanse(secret.data(), secret.size());
+    return out;
+}
+
 void Candidate::requireAnswer(ByteView answer)
 {
     // One try: the next one gets another secret.

@@ -58,7 +58,15 @@ class Candidate
     bool answered() const { return answered_; }
     const Machine& machine() const { return machine_; }
 
+    /** To be kept from question to answer, out of the machine's reach: the
+     * secret is in it. */
+    Json toJson() const;
+    /** What toJson() wrote; whoever can change it can enrol any machine. */
+    static Candidate parse(const JsonField& field);
+
   private:
+    Candidate() = default;
+
     Machine machine_;
     Secret secret_;
     Credential credential_;

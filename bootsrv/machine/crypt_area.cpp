@@ -26,9 +26,10 @@ struct FreeContext
     }
 };
 
-/** Sectors one after the other, in place. */
-void crypt(ByteView key, bool encrypt, std::uint64_t sector,
-           std::span<std::uint8_t> data)
+} // namespace
+
+void cryptSectors(ByteView key, bool encrypt, std::uint64_t sector,
+                  std::span<std::uint8_t> data)
 {
     std::unique_ptr<EVP_CIPHER_CTX, FreeContext> context(EVP_CIPHER_CTX_new());
     bool good =
@@ -55,8 +56,6 @@ void crypt(ByteView key, bool encrypt, std::uint64_t sector,
     }
 }
 
-} // namespace
-
 Bytes areaKey(const Secret& jobKey, std::string_view area)
 {
     ByteWriter info;
@@ -77,7 +76,7 @@ void CryptArea::readSectors(std::span<std::uint8_t> out,
                             std::uint64_t offset) const
 {
     blocks_.read(out, area_.offset + offset);
-    crypt(key_, false, offset / sectorBytes, out);
+    cryptSectors(key_, false, offset / sectorBytes, out);
 }
 
 void CryptArea::read(std::span<std::uint8_t> out, std::uint64_t offset) const
@@ -113,7 +112,7 @@ void CryptArea::write(ByteView data, std::uint64_t offset)
         std::uint64_t now = std::min<std::uint64_t>(data.size(), pieceBytes);
         Bytes piece(data.begin(),
                     data.begin() + static_cast<std::ptrdiff_t>(now));
-        crypt(key_, true, offset / sectorBytes, piece);
+        cryptSectors(key_, true, offset / sectorBytes, piece);
         blocks_.write(piece, area_.offset + offset);
         data = data.subspan(now);
         offset += now;

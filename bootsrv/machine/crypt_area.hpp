@@ -19,6 +19,11 @@ struct Area
     std::uint64_t bytes = 0;
 };
 
+/** Encrypts or decrypts whole sectors in place, the first of which has this
+ * number: AES-256-XTS, the tweak is the number (little endian). */
+void cryptSectors(ByteView key, bool encrypt, std::uint64_t sector,
+                  std::span<std::uint8_t> data);
+
 /** The key of AES-256-XTS for one area of a job. */
 Bytes areaKey(const Secret& jobKey, std::string_view area);
 

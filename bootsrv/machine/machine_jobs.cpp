@@ -349,10 +349,7 @@ KeptJob MachineJobs::find(const std::string& owner, const std::string& id) const
 JobStatus MachineJobs::told(const KeptJob& job) const
 {
     JobStatus out = job.status;
-    bool collecting = data_ && !data_->collected &&
-                      (out.state == JobState::done ||
-                       (out.state == JobState::booting && job.ran));
-    if (collecting)
+    if (awaitsCollecting(job))
     {
         // After a restart a result that was known is looked through again.
         out.state = JobState::booting;
@@ -597,12 +594,18 @@ boot::Health MachineJobs::health() const
     return out;
 }
 
+bool MachineJobs::awaitsCollecting(const KeptJob& job) const
+{
+    JobState state = job.status.state;
+    return data_ && !data_->collected &&
+           (state == JobState::done || (state == JobState::booting && job.ran));
+}
+
 bool MachineJobs::needsCollecting() const
 {
     std::lock_guard lock(mutex_);
     std::optional<KeptJob> job = kept_.get().job;
-    return job && data_ && !data_->collected &&
-           told(*job).state == JobState::booting && job->ran;
+    return job && awaitsCollecting(*job);
 }
 
 void MachineJobs::collect()
@@ -611,10 +614,13 @@ void MachineJobs::collect()
     std::optional<KeptJob> job;
     {
         std::lock_guard lock(mutex_);
-        data = data_;
         job = kept_.get().job;
+        if (job && awaitsCollecting(*job))
+        {
+            data = data_;
+        }
     }
-    if (!job || !data)
+    if (!data)
     {
         return;
     }

@@ -54,7 +54,8 @@ class MachineJobs : public boot::Jobs
 
     /** Whether dirty mode has run and nobody has looked at what it left. */
     bool needsCollecting() const;
-    /** Looks at it; takes as long as reading it. */
+    /** Looks at it; takes as long as reading it. Nothing else to do: nothing.
+     */
     void collect();
 
     /** Waits for a job that is sealed; false after the time. */
@@ -75,6 +76,7 @@ class MachineJobs : public boot::Jobs
 
     void recover();
     KeptJob find(const std::string& owner, const std::string& id) const;
+    bool awaitsCollecting(const KeptJob& job) const;
     boot::JobStatus told(const KeptJob& job) const;
     void requireRoom(const boot::JobRequest& request) const;
     void change(const std::function<void(KeptJob&)>& action,

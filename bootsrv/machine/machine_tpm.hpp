@@ -2,6 +2,7 @@
 
 #include "trust/tpm.hpp"
 
+#include <memory>
 #include <mutex>
 #include <string>
 
@@ -12,19 +13,25 @@ namespace airlock::machine
 class MachineTpm
 {
   public:
+    /** Nobody else may use it from then on. */
+    explicit MachineTpm(std::shared_ptr<const trust::Tpm> tpm)
+        : tpm_(std::move(tpm))
+    {}
     /** `tcti` as for trust::Tpm. */
-    explicit MachineTpm(const std::string& tcti) : tpm_(tcti) {}
+    explicit MachineTpm(const std::string& tcti)
+        : MachineTpm(std::make_shared<const trust::Tpm>(tcti))
+    {}
 
     template <typename Action>
     auto use(const Action& action)
     {
         std::lock_guard lock(mutex_);
-        return action(tpm_);
+        return action(*tpm_);
     }
 
   private:
     std::mutex mutex_;
-    const trust::Tpm tpm_;
+    std::shared_ptr<const trust::Tpm> tpm_;
 };
 
 } // namespace airlock::machine

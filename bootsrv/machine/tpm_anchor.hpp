@@ -19,6 +19,11 @@ class TpmAnchor : public SequenceAnchor
   public:
     TpmAnchor(std::shared_ptr<MachineTpm> tpm, const Secret& keptKey);
 
+    /** For a TPM that nothing else is used for meanwhile. */
+    TpmAnchor(std::shared_ptr<const trust::Tpm> tpm, const Secret& keptKey)
+        : TpmAnchor(std::make_shared<MachineTpm>(std::move(tpm)), keptKey)
+    {}
+
     /** Throws Error when the TPM has no such index: it was never enrolled, was
      * cleared, or is another one. */
     std::uint64_t floor() override;

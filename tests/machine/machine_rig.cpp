@@ -90,7 +90,7 @@ void MachineRig::start(const char* mode)
                   {"staging", staging().string()},
                   {"kept-key", toHex(keptKey_.view())},
                   {"root", toHex(root_.view())},
-                  {"tcti", swtpm_.tcti()},
+                  {"tcti", tcti_},
                   {"nic", nic},
                   {"pcrs", quoted().text()},
                   {"runtime", (directory_.path() / "runtime").string()},

@@ -53,6 +53,8 @@ class MachineRig
     const std::filesystem::path& directory() const { return directory_.path(); }
     const Secret& root() const { return root_; }
     Swtpm& swtpm() { return swtpm_; }
+    /** From now on the machine has this TPM, which has to outlive its lives. */
+    void exchangeTpm(Swtpm& other) { tcti_ = other.tcti(); }
     std::filesystem::path kept() const { return directory_.path() / "kept"; }
     std::filesystem::path staging() const
     {
@@ -73,6 +75,7 @@ class MachineRig
     TempDirectory directory_;
     TestPki pki_;
     Swtpm swtpm_;
+    std::string tcti_ = swtpm_.tcti();
     Secret keptKey_ = Secret::random();
     Secret root_ = Secret::random();
     trust::Machine identity_;

@@ -5,13 +5,17 @@
 #include "tests/machine/machine_life.hpp"
 #include "tests/machine/machine_rig.hpp"
 #include "tests/machine/switch_net.hpp"
-#include "tools/switchd/quote_verifier.hpp"
+#include "trust/keys.hpp"
+#include "trust/quote_reference.hpp"
 #include "trust/sealed_blob.hpp"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <csignal>
+#include <functional>
 #include <thread>
 
 /** Whole lives of a machine with a real guest: clean, dirty, clean. */
@@ -152,7 +156,7 @@ class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
         std::string key;
         if (GetParam() == machine::ProofMethod::quote)
         {
-            sw::QuoteEnrolment enrolment{
+            trust::QuoteReference enrolment{
                 trust::AttestationKey::parse(rig.identity().attestation, "key"),
                 {{"clean", trust::capped(rig.pcrs())}}};
             key = enrolment.toText();
@@ -161,17 +165,194 @@ class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
     }
 };
 
+constexpr std::uint64_t smallDisk = 1U << 20;
+constexpr std::string_view sentinel = "a line that only this tenant has";
+
+/** A guest without a system: its firmware runs, which is enough to save. */
+std::string sendSmall(boot::Client& client, const boot::JobRequest& request)
+{
+    std::string id = client.createJob(request).id;
+    UniqueFd disk = createMemfd("disk", smallDisk);
+    writeAllAt(disk.get(),
+               {reinterpret_cast<const std::uint8_t*>(sentinel.data()),
+                sentinel.size()},
+               123456);
+    handover::FileImage image(disk.get(), smallDisk);
+    client.uploadDisk(id, 0, image);
+    return id;
+}
+
+/** How often the sentinel is in a file. */
+std::size_t sentinelsIn(const std::filesystem::path& file)
+{
+    UniqueFd fd = openFile(file, O_RDONLY);
+    Mapping mapping(fd.get(), fileSize(fd.get()), Mapping::Access::read);
+    std::size_t out = 0;
+    ByteView all = mapping.view();
+    std::boyer_moore_horspool_searcher search(sentinel.begin(), sentinel.end());
+    for (auto at = all.begin();
+         (at = std::search(at, all.end(), search)) != all.end(); ++at)
+    {
+        out++;
+    }
+    return out;
+}
+
+class PlainMachine : public testing::Test
+{
+  protected:
+    static constexpr std::uint64_t room = 1ULL << 30;
+
+    PlainMachine() { rig.install(); }
+
+    /** From the first clean life to the end of the dirty one. */
+    void untilDirtyIsOver()
+    {
+        rig.startClean();
+        {
+            boot::Client client = rig.client();
+            id = sendSmall(client, request);
+            client.seal(id);
+        }
+        ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty)
+            << rig.log();
+        rig.startDirty();
+        ASSERT_EQ(rig.waitEnd(std::chrono::minutes(5)), 0) << rig.log();
+    }
+
+    MachineRig rig{room};
+    boot::JobRequest request = smallRequest(smallDisk);
+    std::string id;
+};
+
+TEST_F(PlainMachine, ResultsOutliveALossOfPower)
+{
+    untilDirtyIsOver();
+    Bytes state;
+    for (int life = 0; life < 2; life++)
+    {
+        rig.startClean();
+        boot::Client client = rig.client();
+        boot::JobStatus status = waitCollected(client, id);
+        ASSERT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
+        handover::Bundle bundle = client.fetchBundle(id);
+        bundle.requireJob(request.job);
+        EXPECT_TRUE(life == 0 || bundle.deviceState() == state);
+        state = bundle.deviceState();
+        EXPECT_EQ(client.createJob(request).id, id);
+        rig.pullThePlug();
+    }
+}
+
+TEST_F(PlainMachine, UploadsOutliveALossOfPower)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        rig.pullThePlug();
+    }
+    rig.startClean();
+    boot::Client client = rig.client();
+    EXPECT_EQ(client.status(id).state, JobState::receiving);
+    EXPECT_EQ(client.status(id).uploaded, std::vector<bool>{true});
+    client.seal(id);
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    // The power goes before dirty mode has begun.
+    rig.startClean();
+    boot::Client again = rig.client();
+    boot::JobStatus status = waitCollected(again, id);
+    EXPECT_EQ(status.state, JobState::failed);
+    EXPECT_EQ(status.error.value_or(boot::JobError()).code, "boot-failed");
+}
+
+TEST_F(PlainMachine, ADirtyRunThatIsCutOffIsReported)
+{
+    request.policy = "after:100";
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        client.seal(id);
+    }
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    rig.startDirty();
+    for (Deadline deadline(std::chrono::minutes(1));
+         rig.log().find("STAGE=boot") == std::string::npos &&
+         !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(20));
+    }
+    rig.pullThePlug();
+    rig.startClean();
+    boot::Client client = rig.client();
+    boot::JobStatus status = waitCollected(client, id);
+    EXPECT_EQ(status.state, JobState::failed);
+    EXPECT_EQ(status.error.value_or(boot::JobError()).code, "boot-failed");
+    // And the next one is welcome.
+    boot::JobRequest next = smallRequest(smallDisk, "red");
+    EXPECT_NO_THROW(client.createJob(next));
+}
+
+TEST_F(PlainMachine, NothingOfATenantIsOnTheDisksInClear)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+        client.seal(id);
+    }
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    EXPECT_EQ(sentinelsIn(rig.staging()), 0U);
+    rig.startDirty();
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(5)), 0) << rig.log();
+    EXPECT_EQ(sentinelsIn(rig.staging()), 0U);
+    EXPECT_EQ(sentinelsIn(rig.kept()), 0U);
+    // Dirty mode had it: here its work directory is not encrypted.
+    EXPECT_EQ(sentinelsIn(rig.work() / "run" / "disk-0"), 1U);
+}
+
+TEST_F(PlainMachine, WhatIsKeptCannotBePutBack)
+{
+    rig.startClean();
+    {
+        boot::Client client = rig.client();
+        id = sendSmall(client, request);
+    }
+    ASSERT_EQ(rig.stop(), 0);
+    std::filesystem::path old = rig.directory() / "old";
+    std::filesystem::copy_file(rig.kept(), old);
+    rig.startClean();
+    rig.client().seal(id);
+    ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
+    std::filesystem::copy_file(
+        old, rig.kept(), std::filesystem::copy_options::overwrite_existing);
+    EXPECT_THROW(rig.startClean(), Error);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("put back an older one"));
+}
+
+TEST_F(PlainMachine, AnotherTpmIsNoticed)
+{
+    Swtpm other;
+    {
+        trust::Tpm tpm(other.tcti());
+        trust::createKeys(tpm, trust::EndorsementType::eccP256, nullptr);
+    }
+    rig.exchangeTpm(other);
+    EXPECT_THROW(rig.startClean(), Error);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("is another one"));
+}
+
 /** Without a guest: the dirty run fails to boot one in time, and says so. */
 TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
 {
-    constexpr std::uint64_t diskBytes = 1U << 20;
     MachineRig rig(stagingBytes);
     SwitchNet net(rig);
     net.setUpMachine(GetParam());
     rig.install();
     net.startAgent();
     enrollAt(net, rig);
-    boot::JobRequest request = smallRequest(diskBytes);
+    boot::JobRequest request = smallRequest(smallDisk);
     request.policy = "serial:nothing says this";
     request.timeout = std::chrono::seconds(3);
     std::string id;
@@ -180,10 +361,7 @@ TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
     net.production().run([&] {
         boot::Client client = net.client();
-        id = client.createJob(request).id;
-        UniqueFd disk = createMemfd("disk", diskBytes);
-        handover::FileImage image(disk.get(), diskBytes);
-        client.uploadDisk(id, 0, image);
+        id = sendSmall(client, request);
         client.seal(id);
     });
     ASSERT_EQ(rig.waitEnd(std::chrono::minutes(1)), lifeToDirty) << rig.log();
@@ -211,6 +389,56 @@ TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
     EXPECT_TRUE(net.portBecomes("cut-off"));
 }
 
+TEST_P(SwitchedMachine, ComesBackWithANewEpochWhenItsLeaseHasEnded)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    for (std::uint64_t opened = 2; opened <= 3; opened++)
+    {
+        net.call("cut", {{"port", "boot0"}});
+        // Or it was open again before we looked.
+        for (Deadline deadline(std::chrono::minutes(1));
+             (net.port()["opened"] < opened || net.port()["state"] != "open") &&
+             !deadline.passed();)
+        {
+            std::this_thread::sleep_for(Milliseconds(50));
+        }
+        EXPECT_EQ(net.port()["state"], "open") << rig.log() << net.log();
+    }
+    EXPECT_EQ(rig.stop(), 0);
+}
+
+TEST_P(SwitchedMachine, StaysCleanUntilTheSwitchHasAnswered)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    std::string id;
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    net.production().run([&] {
+        boot::Client client = net.client();
+        id = sendSmall(client, smallRequest(smallDisk));
+    });
+    net.agent().signal(SIGSTOP); // hangs; its lease goes on for a while
+    net.production().run([&] { net.client().seal(id); });
+    EXPECT_THROW(rig.waitEnd(std::chrono::seconds(15)), TimedOut);
+    EXPECT_THAT(rig.log(), testing::HasSubstr("did not answer"));
+    EXPECT_TRUE(rig.running());
+    net.agent().signal(SIGCONT);
+    EXPECT_EQ(rig.waitEnd(std::chrono::minutes(2)), lifeToDirty) << rig.log();
+    EXPECT_EQ(net.port()["state"], "cut-off");
+}
+
 INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
                          testing::Values(machine::ProofMethod::mac,
                                          machine::ProofMethod::mac96,
@@ -218,6 +446,34 @@ INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
                          [](const auto& method) {
                              return nameOf(method.param);
                          });
+
+/** Not the state that was enrolled: the port stays shut. */
+TEST(QuotedMachine, InAnotherStateGetsNoLease)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(machine::ProofMethod::quote);
+    rig.install();
+    net.startAgent();
+    trust::QuoteReference enrolment{
+        trust::AttestationKey::parse(rig.identity().attestation, "key"),
+        {{"clean", trust::capped(rig.pcrs())}}};
+    net.enroll("quote", enrolment.toText());
+    rig.swtpm().tool(
+        {"tpm2_pcrextend",
+         "4:sha256=" + toHex(sha256(Bytes{'d', 'i', 'r', 't', 'y'}))});
+    rig.startClean();
+    for (Deadline deadline(std::chrono::minutes(1));
+         net.port()["misses"]["refused"] < 3 && !deadline.passed();)
+    {
+        std::this_thread::sleep_for(Milliseconds(100));
+    }
+    EXPECT_GE(net.port()["misses"]["refused"], 3);
+    EXPECT_EQ(net.port()["state"], "cut-off");
+    EXPECT_EQ(net.port()["opened"], 0);
+    EXPECT_THAT(net.log(), testing::HasSubstr("not as expected"));
+    EXPECT_EQ(rig.stop(), 0);
+}
 
 } // namespace
 } // namespace airlock::test

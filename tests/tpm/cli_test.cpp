@@ -1,6 +1,7 @@
 #include "tests/tpm/tpm_fixture.hpp"
 #include "tools/airlock-tpm/cli.hpp"
 #include "trust/enroll.hpp"
+#include "trust/quote_reference.hpp"
 
 #include <sstream>
 
@@ -54,6 +55,12 @@ class TpmCommand : public test::TpmTest
             run(static_cast<int>(argv.size()), argv.data(), in, out, err);
         connect();
         return {code, out.str(), err.str()};
+    }
+
+    static std::string textOf(const std::string& file)
+    {
+        const Bytes bytes = readFile(file, 1U << 20);
+        return {bytes.begin(), bytes.end()};
     }
 
     std::string good(std::vector<std::string> words)
@@ -180,6 +187,56 @@ TEST_F(TpmCommand, SecretFromStandardInput)
     EXPECT_EQ(
         parseJson(good(plus(unsealing("blob"), {"--json"})), "out")["secret"],
         toHex(test::secretOf("by pipe").view()));
+}
+
+TEST_F(TpmCommand, AMachineIsAdmittedForQuotes)
+{
+    approve("clean 1");
+    std::string machine = good(plus(enrollment(), {"--json"}));
+    std::string digest =
+        toHex(sha256(trust::Machine::parse(
+                         JsonField(parseJson(machine, "machine"), "machine"))
+                         .endorsement));
+    auto challenge = [&](const std::string& ek) {
+        return command({"challenge", "--machine", path("state/machine.json"),
+                        "--ek-digest", ek, "--candidate", path("candidate"),
+                        "-o", path("challenge")});
+    };
+    EXPECT_EQ(challenge(std::string(64, '0')).code, kRefused);
+    EXPECT_EQ(challenge(digest).code, kOk);
+    good(with({"answer", "--state", path("state"), "--key", path("site.pub"),
+               "--policies", path("policies"), "-o", path("answer"),
+               path("challenge")}));
+    std::vector<std::string> admit = {
+        "admit",      "--candidate",  path("candidate"),
+        "--answer",   path("answer"), "--pcr-file",
+        path("pcrs"), "--name",       "clean 1",
+        "--capped",   "-o",           path("key")};
+    good(admit);
+    trust::QuoteReference known =
+        trust::QuoteReference::parse(textOf(path("key")));
+    EXPECT_EQ(known.states.at(0).name, "clean 1");
+    // Another state needs no other answer.
+    good({"admit", "--append", "--pcr-file", path("pcrs"), "--name", "clean 2",
+          "--capped", "-o", path("key")});
+    EXPECT_EQ(trust::QuoteReference::parse(textOf(path("key"))).states.size(),
+              2U);
+    // An answer is good for one question.
+    EXPECT_EQ(command(admit).code, kFailed);
+    EXPECT_EQ(challenge(digest).code, kOk);
+    EXPECT_EQ(command(admit).code, kRefused);
+    EXPECT_EQ(command({"admit", "--pcr-file", path("pcrs"), "--name", "x", "-o",
+                       path("other")})
+                  .code,
+              kFailed);
+    // What was noted is what a verifier needs.
+    good(with({"cap"}));
+    const trust::Quote quote = trust::makeQuote(
+        *tpm, trust::PcrSelection::of(known.states.at(0).pcrs), Digest{7});
+    trust::QuoteExpectation expected;
+    expected.extraData = Digest{7};
+    expected.pcrs = known.states.at(0).pcrs;
+    EXPECT_NO_THROW(trust::verifyQuote(known.key, quote, expected));
 }
 
 TEST_F(TpmCommand, CapShutsIt)

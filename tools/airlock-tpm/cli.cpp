@@ -155,6 +155,14 @@ void addMachineCommands(Arguments& to, Options& options)
         .context()
         .output(false);
 
+    to.command("answer", "Answer the challenge of a verifier", answer)
+        .tpm()
+        .state(true)
+        .policyKey()
+        .policies(true)
+        .output(true)
+        .file("CHALLENGE", "What challenge wrote");
+
     to.command("generation",
                "Print or raise the oldest generation that may unseal",
                generation)
@@ -200,6 +208,30 @@ void addSiteCommands(Arguments& to, Options& options)
         .context()
         .flag("--capped", options.capped, "The values are from before the cap")
         .file("QUOTE", "What quote wrote");
+
+    to.command("challenge", "Ask a machine to show that its keys are in a TPM",
+               challenge)
+        .text("--machine", options.machine, "What enroll wrote", true)
+        .text("--authorities", options.authorities,
+              "Who issues endorsement certificates: PEM", false)
+        .text("--ek-digest", options.endorsementDigest,
+              "SHA-256 of the endorsement key, for a TPM without certificate",
+              false)
+        .text("--candidate", options.candidate,
+              "Keep here what the answer is compared with", true)
+        .output(true);
+
+    to.command("admit", "Note a machine that has answered, and a good state",
+               admit)
+        .text("--candidate", options.candidate, "What challenge kept", false)
+        .text("--answer", options.answer, "What the machine answered", false)
+        .values()
+        .text("--name", options.name, "Which image, for people", true)
+        .flag("--capped", options.capped, "The values are from before the cap")
+        .flag("--append", options.append, "Add the state to those in the file")
+        .output(true);
+    to.app().get_option("--candidate")->needs("--answer");
+    to.app().get_option("--answer")->needs("--candidate");
 }
 
 int report(const Result& result, int code, const Options& options,

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "common/bytes.hpp"
 #include "common/json.hpp"
 
 #include <cstdint>
@@ -31,7 +32,11 @@ struct Options
     std::string role = "boot-host";
     std::string channel; ///< hexadecimal
     std::string about;
-    std::string machine; ///< machine.json
+    std::string machine;           ///< machine.json
+    std::string authorities;       ///< of endorsement certificates
+    std::string endorsementDigest; ///< hexadecimal
+    std::string candidate;         ///< file: a machine that was asked
+    std::string answer;            ///< file: what it answered
     std::uint64_t generation = 0;
     bool raise = false;
     bool once = false;
@@ -57,15 +62,20 @@ Result cap(const Options& options);
 Result pcrs(const Options& options);
 Result quote(const Options& options);
 Result generation(const Options& options);
+Result answer(const Options& options);
 
 // Anywhere.
 Result signPolicy(const Options& options);
 Result eventLog(const Options& options);
 Result image(const Options& options);
 Result verify(const Options& options);
+Result challenge(const Options& options);
+Result admit(const Options& options);
 
 // For both.
 std::string readText(const std::string& path);
+/** The bytes of a file with one line of hexadecimal digits. */
+Bytes readHex(const std::string& path);
 std::string pcrText(const Json& values);
 
 } // namespace airlock::tpmtool

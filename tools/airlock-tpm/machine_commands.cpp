@@ -153,4 +153,18 @@ Result generation(const Options& options)
             fmt::format("oldest generation that may unseal: {}\n", now)};
 }
 
+Result answer(const Options& options)
+{
+    const Tpm tpm(options.tcti);
+    const Credential credential =
+        Credential::parse(readHex(options.file), "challenge");
+    const Authorizations authorizations =
+        readAuthorizations(tpm, options.state, policySet(options));
+    const Secret secret =
+        activateCredential(tpm, credential, authorizations.endorsement);
+    const std::string text = toHex(secret.view()) + "\n";
+    writeFileAtomic(options.output, text, 0600);
+    return {{{"answered", true}}, "answered\n"};
+}
+
 } // namespace airlock::tpmtool

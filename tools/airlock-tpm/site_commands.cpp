@@ -3,6 +3,7 @@
 #include "tools/airlock-tpm/commands.hpp"
 #include "trust/machine.hpp"
 #include "trust/policy.hpp"
+#include "trust/quote_reference.hpp"
 #include "trust/sealed_blob.hpp"
 #include "trust/uki.hpp"
 
@@ -105,6 +106,16 @@ std::string pcrText(const Json& values)
     return table.render();
 }
 
+Bytes readHex(const std::string& path)
+{
+    std::string text = readText(path);
+    while (!text.empty() && (text.back() == '\n' || text.back() == '\r'))
+    {
+        text.pop_back();
+    }
+    return hexOf(text, path.c_str());
+}
+
 Result signPolicy(const Options& options)
 {
     const Key key = privateKeyFromPem(readText(options.key), options.key);
@@ -184,6 +195,106 @@ Result verify(const Options& options)
             fmt::format("good: PCR {}, reset count {}\n",
                         PcrSelection::of(expected.pcrs).text(),
                         verdict.clock.resetCount)};
+}
+
+namespace
+{
+
+Machine readMachineFile(const std::string& path)
+{
+    const Json document = parseJson(readText(path), path, {maxText, 4});
+    return Machine::parse(JsonField(document, path));
+}
+
+EndorsementTrust endorsementTrust(const Options& options)
+{
+    EndorsementTrust out;
+    if (!options.authorities.empty())
+    {
+        out.authorities = readText(options.authorities);
+    }
+    if (!options.endorsementDigest.empty())
+    {
+        auto digest = digestFromHex(options.endorsementDigest);
+        if (!digest)
+        {
+            throw Error("--ek-digest is not 64 hexadecimal digits");
+        }
+        out.known.insert(*digest);
+    }
+    return out;
+}
+
+/** The key of a machine that has answered: one try, the candidate is gone
+ * then. */
+AttestationKey admittedKey(const Options& options)
+{
+    const Json document =
+        parseJson(readText(options.candidate), options.candidate, {maxText, 4});
+    Candidate candidate =
+        Candidate::parse(JsonField(document, options.candidate));
+    std::filesystem::remove(options.candidate);
+    candidate.requireAnswer(readHex(options.answer));
+    return AttestationKey::parse(candidate.machine().attestation,
+                                 "attestation key");
+}
+
+QuoteReference referenceFor(const Options& options)
+{
+    std::optional<QuoteReference> known;
+    if (options.append && std::filesystem::exists(options.output))
+    {
+        known = QuoteReference::parse(readText(options.output));
+    }
+    if (!options.candidate.empty())
+    {
+        QuoteReference out{admittedKey(options), {}};
+        if (known && known->key.publicArea() != out.key.publicArea())
+        {
+            throw Refused(options.output, "is of another machine");
+        }
+        return known ? std::move(*known) : std::move(out);
+    }
+    if (!known)
+    {
+        throw Error("give --candidate and --answer, or --append and a file "
+                    "that is there");
+    }
+    return std::move(*known);
+}
+
+} // namespace
+
+Result challenge(const Options& options)
+{
+    const Candidate candidate(readMachineFile(options.machine),
+                              endorsementTrust(options));
+    writeFileAtomic(options.candidate, dumpJson(candidate.toJson()) + "\n",
+                    0600);
+    writeFileAtomic(options.output,
+                    toHex(candidate.credential().marshal()) + "\n");
+    return {{{"candidate", options.candidate}, {"challenge", options.output}},
+            fmt::format("{} is for the machine; {} stays here until it has "
+                        "answered\n",
+                        options.output, options.candidate)};
+}
+
+Result admit(const Options& options)
+{
+    PcrValues pcrs = wantedPcrs(options);
+    if (options.capped)
+    {
+        pcrs = trust::capped(pcrs, options.pcr);
+    }
+    QuoteReference reference = referenceFor(options);
+    reference.states.push_back({options.name, pcrs});
+    // It has to be what a verifier takes.
+    const std::string text = QuoteReference::parse(reference.toText()).toText();
+    writeFileAtomic(options.output, text + "\n");
+    return {parseJson(text, "reference"),
+            fmt::format("{}: {} of {} states, PCR {}\n", options.output,
+                        printable(options.name), reference.states.size(),
+                        PcrSelection::of(pcrs).text())};
 }
 
 } // namespace airlock::tpmtool

@@ -69,7 +69,8 @@ std::unique_ptr<ProofVerifier> makeVerifier(const std::string& enrolled)
 {
     if (enrolled.starts_with('{'))
     {
-        return std::make_unique<QuoteVerifier>(QuoteEnrolment::parse(enrolled));
+        return std::make_unique<QuoteVerifier>(
+            trust::QuoteReference::parse(enrolled));
     }
     return std::make_unique<SignatureVerifier>(enrolled);
 }
