@@ -183,12 +183,19 @@ class Cycle : public testing::Test
         return false;
     }
 
+    /** To be used on the production host. */
+    boot::Client hostAgent()
+    {
+        return {{SwitchNet::bootAddress, rig_.site.port, tls::bootRole},
+                rig_.pki().client("host1")};
+    }
+
     /** Uploads the guest's disk and seals the job; its id. */
     std::string send(const boot::JobRequest& request, const vm::Disk& disk)
     {
         std::string id;
         net_.production().run([&] {
-            boot::Client client = net_.client();
+            boot::Client client = hostAgent();
             id = client.createJob(request).id;
             UniqueFd fd = openFile(disk.image, O_RDONLY);
             handover::FileImage image(fd.get(), request.disks.at(0).bytes);
@@ -202,7 +209,7 @@ class Cycle : public testing::Test
     {
         boot::JobStatus status;
         net_.production().run([&] {
-            boot::Client client = net_.client();
+            boot::Client client = hostAgent();
             const Deadline deadline(std::chrono::minutes(5));
             do
             {
@@ -273,7 +280,7 @@ TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
         << dumpJson(status.toJson()) << work.ends()[1].console
         << work.console();
     net_.production().run([&] {
-        boot::Client client = net_.client();
+        boot::Client client = hostAgent();
         handover::Bundle bundle = client.fetchBundle(id);
         bundle.requireJob(request.job);
         applyDelta(client, id, status, disk);
