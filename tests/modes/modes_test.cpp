@@ -6,6 +6,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -75,14 +76,8 @@ class ModesTest : public testing::Test
         const std::filesystem::path site = images() / "site";
         siteKey = std::make_unique<trust::Key>(trust::privateKeyFromPem(
             fileText(site / "policy.key"), "policy.key"));
-        CapsuleParts parts;
-        parts.images = {images() / "clean.efi", images() / "dirty.efi"};
-        parts.keys = {fileText(site / "platform.crt"),
-                      fileText(site / "exchange.crt"),
-                      fileText(site / "images.crt")};
-        parts.stagingSize = stagingSize;
         capsule = std::make_unique<Capsule>(
-            Capsule::create(home->path() / "one", parts));
+            Capsule::create(home->path() / "one", parts()));
         enrollCapsule(*capsule, {}, *siteKey,
                       EnrolmentRequest{
                           "one", trust::Secret(addressRoot().view()), nullptr},
@@ -94,6 +89,18 @@ class ModesTest : public testing::Test
         capsule.reset();
         siteKey.reset();
         home.reset();
+    }
+
+    static CapsuleParts parts()
+    {
+        const std::filesystem::path site = images() / "site";
+        CapsuleParts out;
+        out.images = {images() / "clean.efi", images() / "dirty.efi"};
+        out.keys = {fileText(site / "platform.crt"),
+                    fileText(site / "exchange.crt"),
+                    fileText(site / "images.crt")};
+        out.stagingSize = stagingSize;
+        return out;
     }
 
     static Secret addressRoot()
@@ -337,6 +344,84 @@ TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
         }
     }
     std::filesystem::remove(file);
+}
+
+/** Has the power go as soon as the record on the disk looks like this. */
+void cutWhen(Capsule& of,
+             const std::function<bool(const machine::SealRecord&)>& when)
+{
+    const machine::SealStore store = sealStoreOf(of);
+    RunningMode mode = of.start({});
+    for (const Deadline deadline(bootTime); !when(store.read());)
+    {
+        if (deadline.passed() || mode.ended(Milliseconds(2)))
+        {
+            break; // what was waited for may be there all the same
+        }
+    }
+    mode.kill();
+    ASSERT_TRUE(when(store.read())) << "the enrolment did not get so far";
+}
+
+TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
+{
+    Capsule other = Capsule::create(home->path() / "two", parts());
+    other.run({}, false, bootTime);
+    const machine::SealStore store = sealStoreOf(other);
+    machine::SealRecord record = store.read();
+    ASSERT_FALSE(record.log.empty());
+    record.policies = {approveLog(*siteKey, record.log, "two", 1)};
+    record.request =
+        EnrolmentRequest{"two", trust::Secret(addressRoot().view()), nullptr};
+    store.write(record);
+
+    cutWhen(other, [](const machine::SealRecord& it) {
+        return it.authorizations.has_value();
+    });
+    cutWhen(other, [](const machine::SealRecord& it) {
+        return it.next.has_value() || it.blob.has_value();
+    });
+    for (int boots = 0; store.read().request && boots < 2; boots++)
+    {
+        other.run({}, false, bootTime);
+    }
+    EXPECT_FALSE(store.read().request);
+    const ModeEnd end = other.run({}, false, bootTime);
+    EXPECT_EQ(said(end, "secrets").size(), 64U) << end.console;
+}
+
+TEST_F(ModesTest, InstalledDiskHasTheImagesAndEmptyParts)
+{
+    const std::filesystem::path disk = home->path() / "disk";
+    UniqueFd fd = openFile(disk, O_RDWR | O_CREAT);
+    ASSERT_EQ(::ftruncate(fd.get(), 320 * mebibyte), 0);
+    writeAllAt(fd.get(), Bytes(64, 0xee), espBytes + mebibyte);
+    const DiskLayout layout = layoutOf(320 * mebibyte, true);
+    writeTable(disk, layout);
+    writeImages(disk, layout, parts().images);
+
+    SpawnOptions options;
+    options.argv = {"mtype", "-i",
+                    disk.string() + "@@" + std::to_string(layout.esp),
+                    "::/EFI/BOOT/BOOTX64.EFI"};
+    const ProcessOutput image =
+        runProgram(options, std::chrono::minutes(1), 64U << 20);
+    const Bytes clean = readFile(parts().images.clean, 64U << 20);
+    EXPECT_EQ(image.out.size(), clean.size());
+    EXPECT_TRUE(std::equal(clean.begin(), clean.end(), image.out.begin(),
+                           image.out.end(), [](std::uint8_t a, char b) {
+                               return a == static_cast<std::uint8_t>(b);
+                           }));
+    options.argv = {"/sbin/sfdisk", "--json", disk};
+    const std::string table = runProgram(options).out;
+    for (const char* label :
+         {"airlock-esp", "airlock-seal", "airlock-kept", "airlock-staging"})
+    {
+        EXPECT_THAT(table, HasSubstr(label));
+    }
+    // What was there before is no record.
+    EXPECT_TRUE(machine::SealStore(disk, layout.seal).read().log.empty());
+    EXPECT_THROW(layoutOf(200 * mebibyte, true), Refused);
 }
 
 // The last one: the first image's time is over then.
