@@ -134,13 +134,18 @@ void RunningMode::startTpm()
                     "type=unixio,path=" + control.string(),
                     "--terminate"};
     options.stdoutFd = -1;
+    // It says a line when QEMU goes, too.
+    const UniqueFd said =
+        openFile(directory_ / "tpm.log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    options.stderrFd = said.get();
     tpm_.emplace(options);
     const Deadline deadline(tpmTime);
     while (!fs::exists(control))
     {
         if (deadline.passed() || !tpm_->running())
         {
-            throw Error("the software TPM (swtpm) does not start");
+            throw Error("the software TPM (swtpm) does not start: see " +
+                        (directory_ / "tpm.log").string());
         }
         std::this_thread::sleep_for(poll);
     }

@@ -143,6 +143,8 @@ class Cycle : public testing::Test
     Cycle() : rig_(64U << 20), net_(rig_)
     {
         net_.setUpMachine(machine::ProofMethod::mac96);
+        rig_.site.listen = "0.0.0.0";
+        rig_.site.port = 7420;
         net_.startAgent();
         net_.enroll("mac96");
         plugIn(net_.boot());
