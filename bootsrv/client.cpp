@@ -168,9 +168,11 @@ void Client::fetchMemory(const std::string& id, int fd,
 }
 
 handover::Bundle Client::fetchBundle(const std::string& id,
+                                     const CheckManifest& check,
                                      const OnBytes& onBytes)
 {
     handover::Manifest manifest = fetchManifest(id);
+    check(manifest);
     std::uint64_t bytes = manifest.guest.memoryBytes;
     Bytes state = fetchState(id);
     handover::MemoryDigest digest = fetchDigests(id, bytes);

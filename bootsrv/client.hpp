@@ -15,6 +15,8 @@ namespace airlock::boot
 /** Told how many bytes have gone over the wire so far. */
 using OnBytes = std::function<void(std::uint64_t)>;
 
+using CheckManifest = std::function<void(const handover::Manifest&)>;
+
 /** A host agent's end of the boot protocol: one connection to one boot server.
  *
  * Every call can be repeated after an exception, see docs/protocol-boot.md.
@@ -52,9 +54,11 @@ class Client
      * right one shows when the bundle is used. */
     void fetchMemory(const std::string& id, int fd, std::uint64_t memoryBytes,
                      const OnBytes& onBytes = {});
-    /** Manifest, state, digests and memory, as a bundle in memory. The caller
-     * calls requireJob() on it. */
+    /** Manifest, state, digests and memory, as a bundle in memory. `check` gets
+     * the manifest before anything else is fetched or allocated; it throws
+     * when that is not of the job and the machine that were asked for. */
     handover::Bundle fetchBundle(const std::string& id,
+                                 const CheckManifest& check,
                                  const OnBytes& onBytes = {});
     /** The delta of a disk as an image stream, byte for byte. Refused when its
      * size or digest is not what the status said. */

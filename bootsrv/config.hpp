@@ -30,10 +30,9 @@ struct Config
 };
 
 /** Reads a configuration; what is missing has its default. Throws Error with
- * file and line for a value that cannot be used. Keys that are not known are
- * not errors: "bootd.toml:3: unknown key 'lisen'" goes to `warnings`. */
-Config readConfig(const std::filesystem::path& path,
-                  std::vector<std::string>& warnings);
+ * file and line for a value that cannot be used and for keys that are not
+ * known. */
+Config readConfig(const std::filesystem::path& file);
 
 /** All keys that the file may have, as "quota.jobs". Sorted. */
 std::vector<std::string> configKeys();

@@ -143,6 +143,12 @@ void BootServer::runOne(const Work& work)
     {
         fail(work, error.code(), error.what());
     }
+    catch (const http::Problem& problem)
+    {
+        // Its end could not be noted.
+        fail(work, problem.status() == 507 ? "no-space" : "internal",
+             problem.what());
+    }
     catch (const SystemError& error)
     {
         bool full = error.code() == ENOSPC || error.code() == EDQUOT;
@@ -279,13 +285,7 @@ int runDaemon(int argc, const char* const* argv)
     ::prctl(PR_SET_DUMPABLE, 0);
     try
     {
-        std::vector<std::string> warnings;
-        Config config = readConfig(file, warnings);
-        for (const std::string& warning : warnings)
-        {
-            log::warning("The configuration has a key that is not known",
-                         {{"WHERE", warning}});
-        }
+        Config config = readConfig(file);
         if (checkOnly)
         {
             checkConfig(config);

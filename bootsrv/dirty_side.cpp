@@ -27,6 +27,7 @@ namespace
 constexpr Milliseconds extraTime = std::chrono::minutes(5);
 constexpr Milliseconds waitStep{200};
 constexpr std::size_t maxSaid = 4096;
+constexpr std::size_t pipeBytes = 64U << 10;
 /** What bootrun may say; anything else is not repeated to anybody. */
 constexpr std::array<std::string_view, 4> stages = {"start", "boot", "save",
                                                     "memory"};
@@ -72,13 +73,17 @@ struct Pipe
         ::fcntl(ours.get(), F_SETFL, O_NONBLOCK);
     }
 
-    /** Keeps the last of it. */
+    /** Keeps the last of it. Of one that never stops a pipe full at a time:
+     * there is more to look after. */
     void drain()
     {
         std::array<char, 4096> piece;
         ssize_t got = 0;
-        while ((got = ::read(ours.get(), piece.data(), piece.size())) > 0)
+        std::size_t left = pipeBytes;
+        while (left > 0 &&
+               (got = ::read(ours.get(), piece.data(), piece.size())) > 0)
         {
+            left -= std::min(left, static_cast<std::size_t>(got));
             text.append(piece.data(), static_cast<std::size_t>(got));
             if (text.size() > maxSaid)
             {
@@ -120,7 +125,7 @@ void follow(Pipe& out, StageClock& clock)
         {
             if (*line == fmt::format("stage {}", stage))
             {
-                clock.enter(std::string(stage));
+                clock.enterNext(stage);
             }
         }
         for (std::string_view part : fenceParts)
@@ -169,6 +174,16 @@ void requireBooted(const ExitStatus& status, Pipe& err)
 }
 
 } // namespace
+
+void StageClock::enterNext(std::string_view stage)
+{
+    const auto* at = std::find(stages.begin() + entered_, stages.end(), stage);
+    if (at != stages.end())
+    {
+        entered_ = at - stages.begin() + 1;
+        enter(std::string(stage));
+    }
+}
 
 void StageClock::enter(const std::string& stage)
 {

@@ -5,10 +5,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 /** Having airlock-bootrun boot a guest: what the clean side of one machine and
@@ -64,6 +66,9 @@ class StageClock
     explicit StageClock(const BootWatcher& watcher) : watcher_(watcher) {}
 
     void enter(const std::string& stage);
+    /** What airlock-bootrun says: its stages, each once and in their order. Who
+     * says so may be a guest. */
+    void enterNext(std::string_view stage);
     const BootWatcher& watcher() const { return watcher_; }
 
     /** Of the stages that are over. */
@@ -76,6 +81,7 @@ class StageClock
     Clock::time_point start_ = Clock::now();
     std::string stage_;
     std::map<std::string, double> seconds_;
+    std::ptrdiff_t entered_ = 0; ///< stages of airlock-bootrun
 };
 
 /** Makes a run directory, with what is in it, the user's of the settings. */

@@ -182,6 +182,8 @@ class JobStore::FileUpload : public Jobs::Upload
         orNoSpace([&] { reader_.feed(data); });
     }
 
+    std::uint64_t position() const override { return reader_.position(); }
+
     JobStatus finish() override
     {
         reader_.finish();
@@ -349,10 +351,15 @@ void JobStore::save(Job& job)
     writeFileAtomic(job.directory / stateName, dumpJson(state), 0600);
 }
 
-void JobStore::change(Job& job, JobState state)
+void JobStore::change(Job& job, JobState state,
+                      const std::function<void(JobStatus&)>& edit)
 {
-    JobState old = job.status.state;
+    JobStatus old = job.status;
     std::int64_t since = job.since;
+    if (edit)
+    {
+        edit(job.status);
+    }
     job.status.state = state;
     job.since = now();
     job.bootId = bootId_;
@@ -362,7 +369,7 @@ void JobStore::change(Job& job, JobState state)
     }
     catch (...)
     {
-        job.status.state = old;
+        job.status = std::move(old);
         job.since = since;
         throw;
     }
@@ -723,11 +730,11 @@ std::optional<Work> JobStore::next()
             changed_.wait(lock);
             continue;
         }
-        job->status.tries++;
-        job->status.seconds.clear();
-        job->status.seconds["queue"] =
-            static_cast<double>(std::max<std::int64_t>(0, now() - job->since));
-        change(*job, JobState::booting);
+        auto queued = std::max<std::int64_t>(0, now() - job->since);
+        change(*job, JobState::booting, [queued](JobStatus& status) {
+            status.tries++;
+            status.seconds = {{"queue", static_cast<double>(queued)}};
+        });
         lastTurn_[job->request.tenant] = ++turn_;
         return Work{job->status.id, job->directory, job->request,
                     job->cancelled};
@@ -771,9 +778,10 @@ void JobStore::done(const std::string& id, const JobResult& result)
     removeTree(runDirectory(job.directory));
     if (job.status.state == JobState::booting)
     {
-        job.status.stage.clear();
-        job.status.result = result;
-        change(job, JobState::done);
+        change(job, JobState::done, [&result](JobStatus& status) {
+            status.stage.clear();
+            status.result = result;
+        });
     }
     else
     {

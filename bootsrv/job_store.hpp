@@ -8,6 +8,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -111,7 +112,9 @@ class JobStore : public Jobs
     Job& find(const std::string& owner, const std::string& id);
     void requireRoom(const std::string& owner, const JobRequest& request) const;
     void save(Job& job);
-    void change(Job& job, JobState state);
+    /** All of it, or nothing when it cannot be noted. */
+    void change(Job& job, JobState state,
+                const std::function<void(JobStatus&)>& edit = {});
     void giveUp(Job& job, JobState state);
     void end(Job& job);
     void fail(Job& job, const JobError& error);

@@ -64,6 +64,8 @@ class Jobs
         virtual ~Upload() = default;
         virtual std::uint64_t maxBytes() const = 0;
         virtual void feed(ByteView data) = 0;
+        /** Bytes of the image that have been dealt with. */
+        virtual std::uint64_t position() const = 0;
         virtual JobStatus finish() = 0;
     };
     /** A later upload of the same disk ends this one. */

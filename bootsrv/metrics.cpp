@@ -1,7 +1,5 @@
 #include "bootsrv/metrics.hpp"
 
-#include "common/json.hpp"
-
 namespace airlock::boot
 {
 
@@ -58,35 +56,11 @@ void BootMetrics::ended(const std::string& result)
     boots_.add({{"result", result}});
 }
 
-StatusPage BootMetrics::health()
-{
-    std::string trouble = storeCheck_.trouble();
-    bool well = trouble.empty();
-    Json reasons = Json::array();
-    if (!well)
-    {
-        reasons.push_back(trouble);
-    }
-    return {well ? 200U : 503U, "application/json",
-            dumpJson({{"status", well ? "ok" : "failing"},
-                      {"version", version_},
-                      {"store", well},
-                      {"reasons", reasons}}) +
-                "\n"};
-}
-
 StatusPage BootMetrics::page(const std::string& path)
 {
-    if (path == "/metrics")
-    {
-        return {200, metrics::contentType, registry_.text()};
-    }
-    if (path == "/health")
-    {
-        return health();
-    }
-    return {404, "text/plain; charset=utf-8",
-            "there are /metrics and /health\n"};
+    return daemonPage(path, registry_, version_, [this] {
+        return std::vector<HealthPart>{{"store", storeCheck_.trouble()}};
+    });
 }
 
 } // namespace airlock::boot

@@ -27,7 +27,6 @@ class BootMetrics
 
   private:
     void update();
-    StatusPage health();
 
     JobStore& store_;
     std::string version_;

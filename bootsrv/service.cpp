@@ -54,6 +54,7 @@ class DiskUpload : public Exchange
     Body body() const override { return Body::stream; }
     std::uint64_t maxBytes() const override { return upload_->maxBytes(); }
     void receive(ByteView data) override { upload_->feed(data); }
+    std::uint64_t progress() const override { return upload_->position(); }
     Answer finish() override
     {
         return Answer::json(upload_->finish().toJson());

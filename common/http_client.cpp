@@ -27,6 +27,8 @@ constexpr std::size_t headerMax = 16U << 10;
 constexpr std::size_t receiveStep = 64U << 10;
 /** What an upload collects before it is sent as one chunk. */
 constexpr std::size_t chunkSize = 256U << 10;
+/** But it is sent at least so often, while the producer writes. */
+constexpr Milliseconds flushEvery{500};
 
 /** Thrown through a producer when the server has answered already. */
 struct AnsweredEarly
@@ -38,12 +40,20 @@ ByteView viewOf(std::string_view text)
     return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
+void tick(const ClientLimits& limits)
+{
+    if (limits.tick)
+    {
+        limits.tick();
+    }
+}
+
 /** Collects what a producer writes and sends it in chunks. */
 class ChunkedBody
 {
   public:
-    ChunkedBody(tls::Stream& stream, Milliseconds stall)
-        : stream_(stream), stall_(stall)
+    ChunkedBody(tls::Stream& stream, const ClientLimits& limits)
+        : stream_(stream), limits_(limits)
     {
         pending_.reserve(chunkSize);
     }
@@ -57,7 +67,7 @@ class ChunkedBody
             pending_.insert(pending_.end(), data.begin(),
                             data.begin() + static_cast<std::ptrdiff_t>(some));
             data = data.subspan(some);
-            if (pending_.size() == chunkSize)
+            if (pending_.size() == chunkSize || flushed_.passed())
             {
                 flush();
             }
@@ -67,7 +77,7 @@ class ChunkedBody
     void finish()
     {
         flush();
-        stream_.send(viewOf("0\r\n\r\n"), Deadline(stall_));
+        stream_.send(viewOf("0\r\n\r\n"), Deadline(limits_.stall));
     }
 
   private:
@@ -77,22 +87,25 @@ class ChunkedBody
         {
             return;
         }
+        tick(limits_);
         if (stream_.readable())
         {
             throw AnsweredEarly();
         }
-        Deadline deadline(stall_);
+        Deadline deadline(limits_.stall);
         stream_.send(viewOf(fmt::format("{:x}\r\n", pending_.size())),
                      deadline);
         pending_.push_back('\r');
         pending_.push_back('\n');
         stream_.send(pending_, deadline);
         pending_.clear();
+        flushed_ = Deadline(flushEvery);
     }
 
     tls::Stream& stream_;
-    Milliseconds stall_;
+    const ClientLimits& limits_;
     Bytes pending_;
+    Deadline flushed_{flushEvery};
 };
 
 [[noreturn]] void throwProblem(unsigned status, const std::string& body)
@@ -263,7 +276,7 @@ class Client::Impl
     /** True when the server answered before the end. */
     bool sendBody(const BodyProducer& producer)
     {
-        ChunkedBody body(*stream_, limits_.stall);
+        ChunkedBody body(*stream_, limits_);
         try
         {
             producer([&body](ByteView data) { body.write(data); });
@@ -368,6 +381,10 @@ class Client::Impl
         std::uint64_t total = 0;
         while (!parser.is_done())
         {
+            if (!deadline)
+            {
+                tick(limits_);
+            }
             auto& body = parser.get().body();
             body.data = piece.data();
             body.size = piece.size();

@@ -28,6 +28,10 @@ struct ClientLimits
     /** No progress of a stream for so long ends it. */
     Milliseconds stall = std::chrono::seconds(30);
     std::size_t bodyBytes = 16U << 20; ///< of an answer that is not streamed
+    /** Called before each piece of a stream, so at least once in the time of a
+     * stall while the peer sends or takes anything; may throw, which ends the
+     * stream. A peer that is slow enough would never end it otherwise. */
+    std::function<void()> tick;
 };
 
 struct Response

@@ -100,6 +100,11 @@ class RateGuard
     void after(std::uint64_t bytes)
     {
         left_ -= Clock::now() - start_;
+        credit(bytes);
+    }
+
+    void credit(std::uint64_t bytes)
+    {
         bytes_ += bytes;
         if (bytes_ >= need_)
         {
@@ -458,6 +463,7 @@ class Session
                               ? RateGuard(limits_.rateWindow, limits_.rateBytes)
                               : RateGuard(limits_.header, limits_.jsonBytes);
         std::uint64_t total = 0;
+        std::uint64_t progress = 0;
         while (!parser.is_done())
         {
             ErrorCode error;
@@ -488,6 +494,8 @@ class Session
             {
                 co_return problem;
             }
+            guard.credit(exchange.progress() - progress);
+            progress = exchange.progress();
         }
         co_return std::nullopt;
     }

@@ -65,6 +65,9 @@ class Exchange
     virtual std::uint64_t maxBytes() const { return 0; }
     /** The next bytes of the body. */
     virtual void receive(ByteView) {}
+    /** How far a streamed body has come, of one that says much in few bytes:
+     * for the least rate these count like bytes. Never goes back. */
+    virtual std::uint64_t progress() const { return 0; }
     /** The whole body has come: the answer. */
     virtual Answer finish() = 0;
 };

@@ -18,6 +18,27 @@ void wipe(std::span<std::uint8_t> memory)
     OPENSSL_cleanse(memory.data(), memory.size());
 }
 
+void wipe(std::string& text)
+{
+    wipe({reinterpret_cast<std::uint8_t*>(text.data()), text.size()});
+    text.clear();
+}
+
+void WipedJson::wipeTexts(Json& json)
+{
+    if (json.is_string())
+    {
+        wipe(json.get_ref<std::string&>());
+    }
+    else if (json.is_structured())
+    {
+        for (Json& part : json)
+        {
+            wipeTexts(part);
+        }
+    }
+}
+
 Secret Secret::random()
 {
     Secret out;

@@ -184,9 +184,16 @@ UniqueFd connectTcp(const std::string& host, std::uint16_t port,
                     const Deadline& deadline)
 {
     Addresses list = findAddresses(host, port, 0);
+    int left = 0;
     for (addrinfo* at = list.get(); at != nullptr; at = at->ai_next)
     {
-        if (UniqueFd socket = connectOne(*at, deadline))
+        left++;
+    }
+    for (addrinfo* at = list.get(); at != nullptr; at = at->ai_next)
+    {
+        // One that is cut off leaves the others their share of the time.
+        if (UniqueFd socket =
+                connectOne(*at, Deadline(deadline.left() / left--)))
         {
             return socket;
         }

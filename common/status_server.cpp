@@ -111,7 +111,41 @@ UniqueFd listenPath(const std::string& path)
     return fd;
 }
 
+StatusPage healthPage(const std::string& version,
+                      const std::vector<HealthPart>& parts)
+{
+    Json reasons = Json::array();
+    Json out = {{"version", version}};
+    for (const HealthPart& part : parts)
+    {
+        out[part.name] = part.trouble.empty();
+        if (!part.trouble.empty())
+        {
+            reasons.push_back(part.trouble);
+        }
+    }
+    bool well = reasons.empty();
+    out["status"] = well ? "ok" : "failing";
+    out["reasons"] = reasons;
+    return {well ? 200U : 503U, "application/json", dumpJson(out) + "\n"};
+}
+
 } // namespace
+
+StatusPage daemonPage(const std::string& path, metrics::Registry& registry,
+                      const std::string& version,
+                      const std::function<std::vector<HealthPart>()>& health)
+{
+    if (path == "/metrics")
+    {
+        return {200, metrics::contentType, registry.text()};
+    }
+    if (path == "/health")
+    {
+        return healthPage(version, health());
+    }
+    return textPage(404, "there are /metrics and /health");
+}
 
 std::string HealthCheck::trouble()
 {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "common/deadline.hpp"
+#include "common/metrics.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -8,6 +9,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace airlock
 {
@@ -41,6 +43,19 @@ struct StatusPage
     std::string type = "text/plain; charset=utf-8";
     std::string body;
 };
+
+/** A part of a daemon whose health is looked at. */
+struct HealthPart
+{
+    std::string name;    ///< member of /health: "store"
+    std::string trouble; ///< what is wrong; empty: nothing
+};
+
+/** The pages of a daemon: /metrics, and /health, which is 503 while a part is
+ * in trouble. */
+StatusPage daemonPage(const std::string& path, metrics::Registry& registry,
+                      const std::string& version,
+                      const std::function<std::vector<HealthPart>()>& health);
 
 /** A small HTTP server for monitoring: GET and HEAD of a few pages, without
  * TLS, one answer for each connection. Bind it to loopback or a Unix socket:

@@ -7,6 +7,7 @@
 #include <openssl/rsa.h>
 #include <openssl/x509.h>
 #include <openssl/x509_vfy.h>
+#include <openssl/x509v3.h>
 
 namespace airlock::trust
 {
@@ -22,6 +23,11 @@ struct Free
 {
     void operator()(EVP_PKEY_CTX* context) const { EVP_PKEY_CTX_free(context); }
     void operator()(BIO* bio) const { BIO_free(bio); }
+    void operator()(EXTENDED_KEY_USAGE* uses) const
+    {
+        EXTENDED_KEY_USAGE_free(uses);
+    }
+    void operator()(ASN1_OBJECT* object) const { ASN1_OBJECT_free(object); }
     void operator()(X509* certificate) const { X509_free(certificate); }
     void operator()(X509_STORE* store) const { X509_STORE_free(store); }
     void operator()(X509_STORE_CTX* context) const
@@ -150,6 +156,34 @@ std::unique_ptr<X509_STORE, Free> storeOf(std::string_view authorities)
     return store;
 }
 
+/** An authority may issue more than endorsement certificates. Old ones do not
+ * say what they are for. */
+void requireEndorsementUse(const X509& certificate)
+{
+    constexpr const char* endorsementUse = "2.23.133.8.1";
+    constexpr std::string_view where = "endorsement certificate";
+    int found = 0;
+    std::unique_ptr<EXTENDED_KEY_USAGE, Free> uses(
+        static_cast<EXTENDED_KEY_USAGE*>(X509_get_ext_d2i(
+            &certificate, NID_ext_key_usage, &found, nullptr)));
+    constexpr int notThere = -1;
+    if (!uses && found == notThere)
+    {
+        return;
+    }
+    std::unique_ptr<ASN1_OBJECT, Free> wanted(OBJ_txt2obj(endorsementUse, 1));
+    require(wanted != nullptr, "memory");
+    for (int i = 0; uses && i < sk_ASN1_OBJECT_num(uses.get()); ++i)
+    {
+        if (OBJ_cmp(sk_ASN1_OBJECT_value(uses.get(), i), wanted.get()) == 0)
+        {
+            return;
+        }
+    }
+    ERR_clear_error();
+    throw Refused(where, "is for another use");
+}
+
 } // namespace
 
 Bytes Credential::marshal() const
@@ -177,7 +211,7 @@ Credential Credential::parse(ByteView data, std::string_view where)
     return out;
 }
 
-wire::Public endorsementKey(ByteView publicArea, std::string_view where)
+wire::Public parentKey(ByteView publicArea, std::string_view where)
 {
     wire::Public out = wire::Public::parse(publicArea, where);
     constexpr std::uint32_t needed = wire::fixedTpm | wire::fixedParent |
@@ -190,6 +224,28 @@ wire::Public endorsementKey(ByteView publicArea, std::string_view where)
         throw Refused(where, "is no key that stays in its TPM and only "
                              "decrypts: " +
                                  wire::attributesText(out.attributes));
+    }
+    return out;
+}
+
+wire::Public endorsementKey(ByteView publicArea, std::string_view where)
+{
+    wire::Public out = parentKey(publicArea, where);
+    constexpr std::uint32_t exact =
+        wire::fixedTpm | wire::fixedParent | wire::sensitiveDataOrigin |
+        wire::adminWithPolicy | wire::restricted | wire::decrypt;
+    constexpr std::size_t coordinate = 32;
+    constexpr std::uint16_t rsaBits = 2048;
+    const bool fits =
+        out.type == wire::algEcc
+            ? out.x.size() == coordinate && out.y.size() == coordinate
+            : out.keyBits == rsaBits && out.exponent == 0;
+    // Any other area would be another identity of the same key.
+    if (!fits || out.attributes != exact ||
+        out.authPolicy !=
+            Bytes(endorsementPolicy.begin(), endorsementPolicy.end()))
+    {
+        throw Refused(where, "is not as the TCG's template L-1 or L-2 has it");
     }
     return out;
 }
@@ -240,6 +296,7 @@ void verifyEndorsementCertificate(ByteView der, const wire::Public& endorsement,
         throw Refused(where, std::string("is not of a known authority: ") +
                                  X509_verify_cert_error_string(reason));
     }
+    requireEndorsementUse(*certificate);
     const Key key = endorsement.key("endorsement key");
     EVP_PKEY* certified = X509_get0_pubkey(certificate.get());
     if (certified == nullptr || EVP_PKEY_eq(certified, key.get()) != 1)

@@ -24,6 +24,30 @@ void writeMachine(const std::filesystem::path& directory,
     writeFileAtomic(directory / machineFile, dumpJson(machine.toJson()) + "\n");
 }
 
+/** Files of a moment ago may be half a blob; then it is not the one. */
+bool isInForce(const Tpm& tpm, const std::filesystem::path& path)
+try
+{
+    if (!std::filesystem::exists(path))
+    {
+        return false;
+    }
+    requirePinned(tpm, readBlob(path));
+    return true;
+}
+catch (const Refused&)
+{
+    return false;
+}
+
+/** What is renamed is on the disk under its new name. */
+void moveOver(const std::filesystem::path& from,
+              const std::filesystem::path& to)
+{
+    std::filesystem::rename(from, to);
+    syncDirectory(to.has_parent_path() ? to.parent_path() : ".");
+}
+
 /** Nothing is set yet: what an earlier try left on the disk is of no use. */
 Machine enrollFresh(const Tpm& tpm, const std::filesystem::path& directory,
                     const PolicySet& policy, EndorsementType type)
@@ -32,6 +56,13 @@ Machine enrollFresh(const Tpm& tpm, const std::filesystem::path& directory,
     const Authorizations authorizations = Authorizations::random();
     writeBlob(directory / authorizationsFile,
               seal(tpm, policy.key, policy.ref, authorizations.join()));
+    // Once they are set, what does not come out again is lost for good.
+    if (!policy.policies.empty() && !readAuthorizations(tpm, directory, policy)
+                                         .join()
+                                         .equals(authorizations.join().view()))
+    {
+        throw Refused("enrolment", "the TPM gave other authorizations back");
+    }
     harden(tpm, authorizations);
     return out;
 }
@@ -75,21 +106,40 @@ Authorizations readAuthorizations(const Tpm& tpm,
         unseal(tpm, blob, policy.key, policy.policies));
 }
 
+void raiseGeneration(const Tpm& tpm, const std::filesystem::path& directory,
+                     const PolicySet& policy, std::uint64_t value)
+{
+    requirePolicy(tpm, policy.key, policy.ref, value, policy.policies);
+    raiseGeneration(tpm, readAuthorizations(tpm, directory, policy).owner,
+                    value);
+}
+
 SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
                        const PolicySet& policy, const Secret& owner,
-                       const Secret& secret)
+                       const Secret& secret,
+                       std::optional<ByteView> storageName)
 {
-    // What an interrupted rotation left may be the one in force.
-    if (std::filesystem::exists(nextTo(path)))
+    // What was interrupted may have left the one in force there; else what is
+    // there was never noted, and is of no use.
+    if (isInForce(tpm, nextTo(path)))
     {
-        writeBlob(path, loadPinned(tpm, path));
+        moveOver(nextTo(path), path);
     }
-    SealedBlob blob = seal(tpm, policy.key, policy.ref, secret);
+    SealedBlob blob = seal(tpm, policy.key, policy.ref, secret, storageName);
     writeBlob(nextTo(path), blob);
     pin(tpm, owner, blob);
-    std::filesystem::rename(nextTo(path), path);
-    syncDirectory(path.has_parent_path() ? path.parent_path() : ".");
+    moveOver(nextTo(path), path);
     return blob;
+}
+
+Machine readMachineFile(const std::filesystem::path& directory)
+{
+    constexpr std::size_t most = 64U << 10;
+    const Bytes text = readFile(directory / machineFile, most);
+    const Json document =
+        parseJson({reinterpret_cast<const char*>(text.data()), text.size()},
+                  machineFile, {most, 4});
+    return Machine::parse(JsonField(document, machineFile));
 }
 
 SealedBlob loadPinned(const Tpm& tpm, const std::filesystem::path& path)

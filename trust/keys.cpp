@@ -17,13 +17,6 @@ constexpr TPM2_HANDLE rsaCertificateIndex = 0x01c00002;
 constexpr TPM2_HANDLE eccCertificateIndex = 0x01c0000a;
 constexpr std::size_t maxCertificate = 4096;
 
-/** PolicySecret of the endorsement hierarchy: who may use an EK, by the TCG's
- * templates. */
-constexpr Digest endorsementPolicy = {
-    0x83, 0x71, 0x97, 0x67, 0x44, 0x84, 0xb3, 0xf8, 0x1a, 0x90, 0xcc,
-    0x8d, 0x46, 0xa5, 0xd7, 0x24, 0xfd, 0x52, 0xd7, 0x6e, 0x06, 0x52,
-    0x0b, 0x64, 0xf2, 0xa1, 0xda, 0x1b, 0x33, 0x14, 0x69, 0xaa};
-
 TPM2B_PUBLIC eccTemplate(TPMA_OBJECT attributes)
 {
     TPM2B_PUBLIC out{};
@@ -322,8 +315,8 @@ Machine readMachine(const Tpm& tpm)
     }
     // A key that may leave its TPM protects nothing; somebody may have been
     // here before us.
-    static_cast<void>(endorsementKey(publicArea(tpm, storageHandle),
-                                     "storage key of the TPM"));
+    static_cast<void>(
+        parentKey(publicArea(tpm, storageHandle), "storage key of the TPM"));
     out.endorsement = publicArea(tpm, endorsementHandle);
     out.attestation = publicArea(tpm, attestationHandle);
     const wire::Public key =

@@ -104,6 +104,16 @@ wire::Public publicOf(const Key& key)
     return out;
 }
 
+void requireValues(const PcrValues& values, std::string_view where)
+{
+    PcrSelection::of(values).requireSealable(where);
+    if (!values.contains(capPcr))
+    {
+        throw Refused(where, "PCR 11 is missing: capping it would not end what "
+                             "this opens");
+    }
+}
+
 } // namespace
 
 Bytes writtenIndexName(std::uint32_t index, std::uint16_t size)
@@ -171,7 +181,7 @@ Digest signedDigest(const SignedPolicy& policy)
 SignedPolicy SignedPolicy::sign(const Key& key, BootState state,
                                 std::string ref)
 {
-    PcrSelection::of(state.pcrs).requireSealable("policy");
+    requireValues(state.pcrs, "policy");
     requirePolicyRef(ref, "policy tag");
     SignedPolicy out{std::move(state), std::move(ref), {}};
     out.signature = signDigest(key, signedDigest(out));
@@ -205,7 +215,7 @@ SignedPolicy SignedPolicy::parse(const JsonField& field)
     requirePolicyRef(out.ref, field.at("ref").path());
     out.state.generation = field.at("generation").u64();
     out.state.pcrs = pcrValuesFrom(field.at("pcrs"));
-    PcrSelection::of(out.state.pcrs).requireSealable(field.at("pcrs").path());
+    requireValues(out.state.pcrs, field.at("pcrs").path());
     auto signature = fromHex(field.at("signature").string(maxSignature * 2));
     if (!signature)
     {

@@ -53,6 +53,10 @@ void requirePolicyRef(std::string_view ref, std::string_view where);
  * tag. */
 Digest authorizedPolicy(const PolicyKey& key, std::string_view ref);
 
+/** The PCR that is capped: the stub measures the image there and nobody can
+ * set it back. Every policy is sealed to it, or capping would not end it. */
+inline constexpr unsigned capPcr = 11;
+
 /** What a machine that runs an image has measured. */
 struct BootState
 {
@@ -72,7 +76,8 @@ struct SignedPolicy
     std::string ref;
     Bytes signature; ///< DER (ECDSA) or PKCS#1
 
-    /** Throws Refused for a PCR that can be reset, a bad tag. */
+    /** Throws Refused for a PCR that can be reset, a missing PCR 11, a bad tag.
+     */
     static SignedPolicy sign(const Key& key, BootState state, std::string ref);
 
     /** Refused when the key did not sign this. */

@@ -42,10 +42,13 @@ Digest capValue()
 PcrValues capped(PcrValues values, unsigned pcr)
 {
     auto found = values.find(pcr);
-    if (found != values.end())
+    if (found == values.end())
     {
-        found->second = extended(found->second, capValue());
+        throw Refused("cap", fmt::format("PCR {} is not among the values: they "
+                                         "do not show that it was capped",
+                                         pcr));
     }
+    found->second = extended(found->second, capValue());
     return values;
 }
 

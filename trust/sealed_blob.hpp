@@ -5,15 +5,12 @@
 namespace airlock::trust
 {
 
-/** The PCR that is capped: the stub measures the image there and nobody can
- * set it back. */
-inline constexpr unsigned capPcr = 11;
-
 /** What the capped PCR is extended with: fixed, and no image is measured as
  * it, so a verifier knows the value afterwards. */
 Digest capValue();
 /** The values of a machine that was capped: what its quote has to show, and
- * then the secret cannot come out any more. */
+ * then the secret cannot come out any more. Refused when the PCR is not among
+ * them, for then they show nothing of it. */
 PcrValues capped(PcrValues values, unsigned pcr = capPcr);
 
 /** A secret that comes out only in one TPM, in a state that the policy key

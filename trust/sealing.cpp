@@ -137,14 +137,13 @@ void satisfyAuthorize(const Tpm& tpm, const Session& policySession,
 }
 
 /** Why a policy does not fit, "" when it does. */
-std::string misfit(const SealedBlob& blob, const SignedPolicy& policy,
-                   const PolicyKey& key, std::uint64_t oldest,
+std::string misfit(const SignedPolicy& policy, const PolicyKey& key,
+                   std::string_view ref, std::uint64_t oldest,
                    const PcrValues& now)
 {
-    if (policy.ref != blob.ref)
+    if (policy.ref != ref)
     {
-        return "is for " + printable(policy.ref) + ", not " +
-               printable(blob.ref);
+        return "is for " + printable(policy.ref) + ", not " + printable(ref);
     }
     if (policy.state.generation < oldest)
     {
@@ -176,16 +175,15 @@ PcrValues valuesFor(const Tpm& tpm, const std::vector<SignedPolicy>& policies)
     return tpm.readPcrs(all);
 }
 
-const SignedPolicy& choose(const Tpm& tpm, const SealedBlob& blob,
-                           const PolicyKey& key,
+const SignedPolicy& choose(const Tpm& tpm, const PolicyKey& key,
+                           std::string_view ref, std::uint64_t oldest,
                            const std::vector<SignedPolicy>& policies)
 {
-    const std::uint64_t oldest = generation(tpm);
     const PcrValues now = valuesFor(tpm, policies);
     std::string why;
     for (const SignedPolicy& policy : policies)
     {
-        const std::string reason = misfit(blob, policy, key, oldest, now);
+        const std::string reason = misfit(policy, key, ref, oldest, now);
         if (reason.empty())
         {
             return policy;
@@ -213,13 +211,13 @@ void requireKey(const SealedBlob& blob, const PolicyKey& key)
 } // namespace
 
 SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
-                const Secret& secret)
+                const Secret& secret, std::optional<ByteView> storageName)
 {
     if (secret.empty() || secret.size() > SealedBlob::maxSecret)
     {
         throw Error("a secret has 1 to 65536 bytes");
     }
-    const Object storage = storageKey(tpm);
+    const Object storage = storageKey(tpm, storageName);
     const Session session(tpm, storage);
     const Secret inner = Secret::random(GcmBox::keySize);
     const TPM2B_PUBLIC wanted = sealedTemplate(key, ref);
@@ -254,8 +252,9 @@ SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
 }
 
 UnsealSession::UnsealSession(const Tpm& tpm, const PolicyKey& key,
-                             const SignedPolicy& policy)
-    : tpm_(tpm), storage_(storageKey(tpm)),
+                             const SignedPolicy& policy,
+                             std::optional<ByteView> storageName)
+    : tpm_(tpm), storage_(storageKey(tpm, storageName)),
       session_(tpm, storage_, Session::Kind::policy)
 {
     const TssPtr<TPMT_TK_VERIFIED> ticket = ticketFor(tpm, key, policy);
@@ -294,17 +293,24 @@ Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
 {
     requireKey(blob, key);
     static_cast<void>(storageKey(tpm, blob.storageName));
-    const SignedPolicy& policy = choose(tpm, blob, key, policies);
-    return UnsealSession(tpm, key, policy).unseal(blob, key);
+    const SignedPolicy& policy =
+        choose(tpm, key, blob.ref, generation(tpm), policies);
+    return UnsealSession(tpm, key, policy, blob.storageName).unseal(blob, key);
 }
 
-Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
-                  const std::vector<SignedPolicy>& policies)
+void requirePolicy(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
+                   std::uint64_t oldest,
+                   const std::vector<SignedPolicy>& policies)
+{
+    static_cast<void>(choose(tpm, key, ref, oldest, policies));
+}
+
+Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing)
 {
     Secret out;
     try
     {
-        out = unseal(tpm, blob, key, policies);
+        out = unsealing();
     }
     catch (const std::exception&)
     {
@@ -313,6 +319,12 @@ Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
     }
     cap(tpm);
     return out;
+}
+
+Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
+                  const std::vector<SignedPolicy>& policies)
+{
+    return unsealOnce(tpm, [&] { return unseal(tpm, blob, key, policies); });
 }
 
 void cap(const Tpm& tpm, unsigned pcr)

@@ -3,13 +3,19 @@
 #include "trust/keys.hpp"
 #include "trust/sealed_blob.hpp"
 
+#include <functional>
+#include <optional>
+
 namespace airlock::trust
 {
 
 /** Seals for whatever `key` approves under `ref`. Needs no signed policy yet
- * and no authorization. */
+ * and no authorization. With the name of the storage key from the enrolment
+ * (Machine::storageName), a TPM that shows another one is Refused and gets to
+ * know nothing. */
 SealedBlob seal(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
-                const Secret& secret);
+                const Secret& secret,
+                std::optional<ByteView> storageName = std::nullopt);
 
 /** No policy at hand fits the machine's present state. */
 class StateNotApproved : public Refused
@@ -24,8 +30,17 @@ class StateNotApproved : public Refused
 Secret unseal(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
               const std::vector<SignedPolicy>& policies);
 
-/** unseal(), and then cap() whether it worked or not: until the next restart
- * nobody gets the secret again, nor the one that did not come out. */
+/** StateNotApproved unless one of the policies would open what is sealed under
+ * `ref` now, with `oldest` as the oldest generation that may. */
+void requirePolicy(const Tpm& tpm, const PolicyKey& key, std::string_view ref,
+                   std::uint64_t oldest,
+                   const std::vector<SignedPolicy>& policies);
+
+/** Does what is to be done for a secret, files and all, and then cap() whether
+ * it worked or not: until the next restart nobody gets the secret again, nor
+ * the one that did not come out. */
+Secret unsealOnce(const Tpm& tpm, const std::function<Secret()>& unsealing);
+/** The same for unseal(). */
 Secret unsealOnce(const Tpm& tpm, const SealedBlob& blob, const PolicyKey& key,
                   const std::vector<SignedPolicy>& policies);
 
@@ -37,9 +52,11 @@ void cap(const Tpm& tpm, unsigned pcr = capPcr);
 class UnsealSession
 {
   public:
-    /** Satisfies the policy. TpmError when the TPM does not take it. */
+    /** Satisfies the policy. TpmError when the TPM does not take it. With the
+     * name of the storage key, the sessions are salted to no other one. */
     UnsealSession(const Tpm& tpm, const PolicyKey& key,
-                  const SignedPolicy& policy);
+                  const SignedPolicy& policy,
+                  std::optional<ByteView> storageName = std::nullopt);
     /** Once. */
     Secret unseal(const SealedBlob& blob, const PolicyKey& key);
 

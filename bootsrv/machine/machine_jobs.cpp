@@ -161,6 +161,8 @@ class MachineJobs::StagedUpload : public boot::Jobs::Upload
         writer_.write(data);
     }
 
+    std::uint64_t position() const override { return reader_.position(); }
+
     JobStatus finish() override
     {
         {

@@ -116,6 +116,12 @@ class StreamWriter
   public:
     explicit StreamWriter(const ImageSink& sink) : sink_(sink) {}
 
+    /** It has said nothing for a while. */
+    bool silent() const
+    {
+        return std::chrono::steady_clock::now() - spoke_ > imageStreamSilence;
+    }
+
     void head(std::uint64_t bytes)
     {
         ByteWriter writer;
@@ -135,6 +141,7 @@ class StreamWriter
         }
         figures.chunks++;
         figures.pages += static_cast<unsigned>(std::popcount(chunk.mask));
+        spoke_ = std::chrono::steady_clock::now();
     }
     void end()
     {
@@ -148,6 +155,8 @@ class StreamWriter
 
   private:
     const ImageSink& sink_;
+    std::chrono::steady_clock::time_point spoke_ =
+        std::chrono::steady_clock::now();
 };
 
 } // namespace
@@ -215,6 +224,10 @@ MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
                 stream.record(chunk);
             }
             result.digest.chunks.push_back(digest);
+        }
+        else if (base == nullptr && stream.silent())
+        {
+            zeroNow(index);
         }
         if (at >= end)
         {

@@ -2,6 +2,7 @@
 
 #include "devmodel/handover/memory_image.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -72,6 +73,10 @@ class FileImage : public ImageSource
 /** Takes the stream piece by piece; may throw, which ends the writing. */
 using ImageSink = std::function<void(ByteView)>;
 
+/** A full stream says something at least so often, as long as its source can be
+ * read: of a long run of zeros that have to be read a record now and then. */
+inline constexpr std::chrono::seconds imageStreamSilence{1};
+
 /** Writes a full stream, or with `base` the delta from the image that has
  * those digests. Each chunk is read once. The result is of the whole image,
  * with the figures of what was written. */
@@ -101,6 +106,8 @@ class ImageStreamReader
 
     std::uint64_t chunks() const { return chunks_; }
     std::uint64_t pages() const { return pages_; }
+    /** How much of the image lies before the latest record. */
+    std::uint64_t position() const { return index_ * memoryChunkBytes; }
 
   private:
     enum class Want

@@ -38,10 +38,9 @@ void GuestShell::waitPrompt(Milliseconds timeout, const Tick& tick)
     machine_.waitForRegex(machine_.console(), prompt, Deadline(timeout), tick);
 }
 
-std::string GuestShell::run(const std::string& command, Milliseconds timeout)
+std::string ConsoleShell::run(const std::string& command, Milliseconds timeout)
 {
-    Console::CommandResult result =
-        machine_.console().runCommand(command, timeout);
+    Console::CommandResult result = console_.runCommand(command, timeout);
     if (result.status != 0)
     {
         throw Error(fmt::format("in the guest, {} ended with status {}: {}",
@@ -51,7 +50,7 @@ std::string GuestShell::run(const std::string& command, Milliseconds timeout)
     return result.output;
 }
 
-void GuestShell::checkDisk(Milliseconds timeout)
+void ConsoleShell::checkDisk(Milliseconds timeout)
 {
     run("d=$(findmnt -n -o SOURCE /) && "
         "dd if=\"$d\" of=/dev/null bs=4096 count=16 iflag=direct && "
@@ -60,12 +59,12 @@ void GuestShell::checkDisk(Milliseconds timeout)
         timeout);
 }
 
-void GuestShell::installProbe(const Deadline& deadline)
+void ConsoleShell::installProbe(const Deadline& deadline)
 {
     constexpr const char* installed = "/usr/local/sbin/airlock-probe";
     constexpr const char* copy = "/run/airlock-probe";
-    Console& console = machine_.console();
-    if (console.runCommand("test -x " + std::string(installed), deadline.left())
+    if (console_
+            .runCommand("test -x " + std::string(installed), deadline.left())
             .status == 0)
     {
         probe_ = installed;
@@ -83,7 +82,7 @@ void GuestShell::installProbe(const Deadline& deadline)
     probe_ = std::string("sh ") + copy;
 }
 
-Json GuestShell::probe(const std::string& arguments, Milliseconds timeout)
+Json ConsoleShell::probe(const std::string& arguments, Milliseconds timeout)
 {
     Deadline deadline(timeout);
     if (probe_.empty())
@@ -94,7 +93,7 @@ Json GuestShell::probe(const std::string& arguments, Milliseconds timeout)
     return parseJson(answer, "airlock-probe");
 }
 
-Json GuestShell::settled(Milliseconds timeout)
+Json ConsoleShell::settled(Milliseconds timeout)
 {
     Deadline deadline(timeout);
     for (;;)
@@ -114,9 +113,9 @@ Json GuestShell::settled(Milliseconds timeout)
     }
 }
 
-void GuestShell::reboot()
+void ConsoleShell::reboot()
 {
-    machine_.console().sendLine("reboot");
+    console_.sendLine("reboot");
 }
 
 } // namespace airlock::vm

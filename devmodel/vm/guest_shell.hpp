@@ -1,5 +1,6 @@
 #pragma once
 
+#include "common/console.hpp"
 #include "common/deadline.hpp"
 #include "common/json.hpp"
 #include "devmodel/vm/machine.hpp"
@@ -9,18 +10,16 @@
 namespace airlock::vm
 {
 
-/** The root shell on a guest's virtio console.
+/** The root shell that is logged in on a guest's console.
  *
  * A shell session is part of the guest: what was logged in while booting
  * still is after a hand-over, behind the console of the other machine.
  */
-class GuestShell
+class ConsoleShell
 {
   public:
-    explicit GuestShell(Machine& machine) : machine_(machine) {}
-
-    /** Waits for the prompt of a shell. Drains the serial line meanwhile. */
-    void waitPrompt(Milliseconds timeout, const Tick& tick = {});
+    /** The console has to outlive it. */
+    explicit ConsoleShell(Console& console) : console_(console) {}
 
     /** Output of a command; Error when its exit status is not 0. */
     std::string run(const std::string& command, Milliseconds timeout);
@@ -45,8 +44,23 @@ class GuestShell
   private:
     void installProbe(const Deadline& deadline);
 
-    Machine& machine_;
+    Console& console_;
     std::string probe_; ///< how to call it; empty: not known yet
+};
+
+/** The shell on the virtio console of a machine that we drive ourselves. */
+class GuestShell : public ConsoleShell
+{
+  public:
+    explicit GuestShell(Machine& machine)
+        : ConsoleShell(machine.console()), machine_(machine)
+    {}
+
+    /** Waits for the prompt of a shell. Drains the serial line meanwhile. */
+    void waitPrompt(Milliseconds timeout, const Tick& tick = {});
+
+  private:
+    Machine& machine_;
 };
 
 } // namespace airlock::vm

@@ -90,15 +90,6 @@ Trap requireTrapped(TrappedVm& production)
     return *trap;
 }
 
-void requireShape(const handover::GuestShape& shape, const GuestSpec& spec)
-{
-    if (shape != shapeOf(spec))
-    {
-        throw Refused("manifest: guest",
-                      "the guest was booted on another machine than this one");
-    }
-}
-
 } // namespace
 
 handover::GuestShape shapeOf(const GuestSpec& spec)
@@ -113,6 +104,17 @@ handover::GuestShape shapeOf(const GuestSpec& spec)
     shape.lowMemoryBytes = handover::Environment::forMemory(spec.memory).ramLow;
     shape.devices = deviceList(spec);
     return shape;
+}
+
+void requireAnswer(const handover::Manifest& manifest,
+                   const handover::JobTicket& job, const GuestSpec& spec)
+{
+    manifest.requireJob(job);
+    if (manifest.guest != shapeOf(spec))
+    {
+        throw Refused("manifest: guest",
+                      "the guest was booted on another machine than this one");
+    }
 }
 
 double HandOverReport::seconds() const
@@ -159,8 +161,7 @@ handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
 HandOverReport loadBundle(TrappedVm& production, const handover::Bundle& bundle,
                           const handover::JobTicket& job)
 {
-    bundle.requireJob(job);
-    requireShape(bundle.manifest().guest, production.spec());
+    requireAnswer(bundle.manifest(), job, production.spec());
     requireTrapped(production);
     HandOverReport report;
     StepClock step(report.steps);

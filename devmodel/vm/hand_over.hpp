@@ -38,6 +38,11 @@ struct HandOverReport
 /** What a manifest says of the machines that a guest is started on. */
 handover::GuestShape shapeOf(const GuestSpec& spec);
 
+/** Throws Refused when a manifest is not the answer to this job, or not of the
+ * machine that this guest is started on. */
+void requireAnswer(const handover::Manifest& manifest,
+                   const handover::JobTicket& job, const GuestSpec& spec);
+
 /** Makes a bundle of what a boot left behind, digests included. */
 handover::Bundle makeBundle(BootedGuest guest, const GuestSpec& spec,
                             const handover::JobTicket& job);

@@ -44,7 +44,7 @@ ProductionVm::ProductionVm(const Qemu& qemu, const GuestSpec& spec,
 
 std::optional<Trap> ProductionVm::trap()
 {
-    return queryTrap(machine_.qmp());
+    return queryTrap(machine_.qmp()).trap;
 }
 
 Trap ProductionVm::waitTrap(Milliseconds timeout)

@@ -23,7 +23,7 @@ constexpr std::size_t treeObjectsMax = 20000;
 constexpr std::array<std::string_view, 4> empty = {"io", "system", "pci",
                                                    "airlock-void"};
 
-std::set<std::string> deviceTypes(QmpClient& qmp)
+std::set<std::string> deviceTypes(QmpCommands& qmp)
 {
     Json types = qmp.execute("qom-list-types", {{"implements", "device"}});
     JsonField list(types, "qom-list-types");
@@ -50,7 +50,8 @@ std::optional<std::string> childType(const std::string& property)
 class DeviceCounter
 {
   public:
-    explicit DeviceCounter(QmpClient& qmp) : qmp_(qmp), types_(deviceTypes(qmp))
+    explicit DeviceCounter(QmpCommands& qmp)
+        : qmp_(qmp), types_(deviceTypes(qmp))
     {}
 
     std::map<std::string, unsigned> count()
@@ -80,7 +81,7 @@ class DeviceCounter
         }
     }
 
-    QmpClient& qmp_;
+    QmpCommands& qmp_;
     std::set<std::string> types_;
     std::map<std::string, unsigned> counts_;
     std::size_t visited_ = 0;
@@ -152,7 +153,7 @@ void append(std::vector<AddressRange>& ranges, AddressRange range)
 }
 
 /** Where the guest (or its firmware) has put the BARs. */
-std::vector<AddressRange> barRanges(QmpClient& qmp, std::string_view kind)
+std::vector<AddressRange> barRanges(QmpCommands& qmp, std::string_view kind)
 {
     Json buses = qmp.execute("query-pci");
     std::vector<AddressRange> out;
@@ -254,7 +255,7 @@ std::vector<AddressRange> flatRanges(std::string_view text,
     return out;
 }
 
-Survey survey(QmpClient& qmp)
+Survey survey(QmpCommands& qmp)
 {
     Survey out;
     out.devices = DeviceCounter(qmp).count();

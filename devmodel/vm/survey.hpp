@@ -39,7 +39,7 @@ struct Survey
 
 /** Asks a machine over QMP. Throws Refused when an answer is not understood.
  */
-Survey survey(QmpClient& qmp);
+Survey survey(QmpCommands& qmp);
 
 /** Device regions of one address space in the text of QEMU's `info mtree -f`
  * (system/memory.c, mtree_print_flatview); neighbours of the same region are

@@ -47,21 +47,20 @@ std::string describe(const Trap& trap)
                        trap.value.value_or(0), trap.vcpu);
 }
 
-std::optional<Trap> queryTrap(QmpCommands& qmp)
+TrapState queryTrap(QmpCommands& qmp)
 {
     Json info = qmp.execute("__internal.airlock_query-trap");
     JsonField field(info, "query-trap");
-    if (!field.at("trapped").boolean())
+    TrapState out;
+    if (field.at("trapped").boolean())
     {
-        return std::nullopt;
+        out.trap = readTrap(field);
     }
-    return readTrap(field);
-}
-
-bool queryLoaded(QmpCommands& qmp)
-{
-    Json info = qmp.execute("__internal.airlock_query-trap");
-    return JsonField(info, "query-trap").at("loaded").boolean();
+    out.loaded = field.at("loaded").boolean();
+    out.atStub = field.at("at-stub").boolean();
+    out.ran = field.at("ran").boolean();
+    out.life = field.at("life").u64();
+    return out;
 }
 
 Bytes saveDeviceState(QmpCommands& qmp)

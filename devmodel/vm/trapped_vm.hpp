@@ -21,6 +21,18 @@ struct Trap
     unsigned vcpu = 0;
 };
 
+/** All that QEMU says of the trap. */
+struct TrapState
+{
+    std::optional<Trap> trap; ///< the one that the VM is in
+    bool loaded = false;      ///< a state was, and the guest has not run since
+    /** Reset, and without a state since. When it is not trapped either, the
+     * CPU has not come to the trap yet, or the VM is paused before it. */
+    bool atStub = false;
+    bool ran = false;       ///< the guest, since a state was loaded last
+    std::uint64_t life = 0; ///< tells one QEMU process from all others
+};
+
 /** "port 0xcf9 <- 0x0f by vCPU 1" */
 std::string describe(const Trap& trap);
 
@@ -57,9 +69,7 @@ class TrappedVm
 };
 
 /** Our commands in the production QEMU (qapi/airlock.json). */
-std::optional<Trap> queryTrap(QmpCommands& qmp);
-/** Whether a state was loaded and the guest has not run since. */
-bool queryLoaded(QmpCommands& qmp);
+TrapState queryTrap(QmpCommands& qmp);
 Bytes saveDeviceState(QmpCommands& qmp);
 void loadDeviceState(QmpCommands& qmp, ByteView state);
 

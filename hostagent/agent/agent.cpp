@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace airlock::host
 {
@@ -41,8 +42,9 @@ void Agent::connect()
     {
         options_.log(error.what());
     }
+    std::shared_ptr<Connection> before; // ends without the lock
     std::lock_guard lock(mutex_);
-    connection_ = fresh;
+    before = std::exchange(connection_, fresh);
 }
 
 void Agent::poke(const std::string& uuid)
@@ -56,10 +58,21 @@ void Agent::pokeAll()
 {
     try
     {
+        std::set<std::string> active;
         for (const auto& domain : connection_->activeDomains())
         {
+            active.insert(domain->uuid());
             poke(domain->uuid());
         }
+        // Those that are off or gone, of which no event may have come.
+        for (const VmRecord& vm : context_.store.vms())
+        {
+            poke(vm.uuid);
+        }
+        std::unique_lock lock(mutex_);
+        std::map<std::string, std::chrono::seconds> limits = limits_;
+        lock.unlock();
+        alertStuck(context_, active, limits);
     }
     catch (const Error& error)
     {
@@ -133,8 +146,9 @@ void Agent::run(const std::stop_token& stop, const std::function<void()>& alive)
         worker.thread.request_stop();
     }
     workers.clear();
+    std::shared_ptr<Connection> last; // ends without the lock
     std::lock_guard lock(mutex_);
-    connection_.reset();
+    last.swap(connection_);
 }
 
 void Agent::startWork()
@@ -154,9 +168,15 @@ void Agent::startWork()
         }
         entry = due ? later_.erase(entry) : std::next(entry);
     }
+    std::set<std::string> next;
     for (const std::string& uuid : poked_)
     {
         auto [found, fresh] = workers_.try_emplace(uuid);
+        if (!fresh && found->second.over)
+        {
+            next.insert(uuid); // It has ended since reap(): with a fresh one.
+            continue;
+        }
         if (!fresh)
         {
             found->second.again = true;
@@ -165,7 +185,7 @@ void Agent::startWork()
         found->second.thread = std::jthread(
             [this, uuid](const std::stop_token& stop) { work(uuid, stop); });
     }
-    poked_.clear();
+    poked_ = std::move(next);
 }
 
 void Agent::reap()
@@ -219,12 +239,30 @@ std::optional<Milliseconds> Agent::runCycle(const std::string& uuid,
     {
         std::shared_ptr<Domain> domain =
             connection ? connection->find(uuid) : nullptr;
-        if (!domain || domain->state() == RunState::off ||
-            !isAirlockDomain(domain->xml()))
+        if (!connection)
         {
             return std::nullopt;
         }
-        return Cycle(context_, domain, stop).run();
+        if (!domain)
+        {
+            forgetDomain(context_, uuid);
+            return std::nullopt;
+        }
+        if (domain->state() == RunState::off)
+        {
+            abandonJob(context_, uuid);
+            return std::nullopt;
+        }
+        if (!isAirlockDomain(domain->xml()))
+        {
+            return std::nullopt;
+        }
+        Cycle cycle(context_, domain, stop);
+        {
+            std::lock_guard lock(mutex_);
+            limits_[uuid] = cycle.limit();
+        }
+        return cycle.run();
     }
     catch (const std::exception& error)
     {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "hostagent/agent/cycle.hpp"
+#include "hostagent/hypervisor/libvirt.hpp"
 
 #include <condition_variable>
 #include <map>
@@ -65,6 +66,7 @@ class Agent
     };
     std::map<std::string, Worker> workers_;
     std::map<std::string, std::chrono::steady_clock::time_point> later_;
+    std::map<std::string, std::chrono::seconds> limits_; ///< of reboots, seen
 };
 
 } // namespace airlock::host

@@ -27,24 +27,43 @@ constexpr Milliseconds pollStep{250};
 /** After an error that may go away by itself. */
 constexpr Milliseconds againLater = seconds(2);
 
+/** More than a stage may take before somebody is told: it ends by itself. */
+constexpr seconds stuckMargin{60};
+
 /** For the guest's agent to answer after the guest was resumed. */
 constexpr seconds agentTime{60};
 constexpr Milliseconds agentStep{500};
 
-/** Tells this run of the host's kernel from others, so that libvirt's domain
- * numbers are not mistaken for one another. */
-std::string bootId()
-{
-    Bytes text = readFile("/proc/sys/kernel/random/boot_id", 64);
-    return {text.begin(), std::find(text.begin(), text.end(), '\n')};
-}
-
 /** What waiting does not help against, but an operator does. */
-bool isOutOfSpace(const Error& error)
+bool isOutOfSpace(const std::exception& error)
 {
     const auto* system = dynamic_cast<const SystemError*>(&error);
     return system != nullptr &&
            (system->code() == ENOSPC || system->code() == EDQUOT);
+}
+
+bool isLate(const VmRecord& vm, seconds time)
+{
+    return std::chrono::system_clock::now() > vm.since + time;
+}
+
+/** The boot server need not keep a job that is closed here. */
+void removeFrom(ServerPool& servers, const std::string& server,
+                const std::string& job)
+{
+    if (job.empty())
+    {
+        return;
+    }
+    servers.ended(server);
+    try
+    {
+        servers.connect(server).remove(job);
+    }
+    catch (const Error&)
+    {
+        // It forgets the job by itself after a time, or is what failed.
+    }
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -64,50 +83,226 @@ class DeltaCheck
 
 } // namespace
 
+seconds stateTime(const RebootSettings& settings, State state, seconds limit)
+{
+    switch (state)
+    {
+    case State::exporting:
+        return settings.uploadTime;
+    case State::booting:
+        return limit + settings.serverTime;
+    case State::returning:
+    case State::admitting:
+    case State::applying:
+        return settings.returnTime;
+    case State::retrying:
+        return settings.retryDelay + settings.serverTime;
+    default:
+        return settings.serverTime;
+    }
+}
+
+void alertStuck(const CycleContext& context,
+                const std::set<std::string>& active,
+                const std::map<std::string, seconds>& limits)
+{
+    for (const VmRecord& vm : context.store.vms())
+    {
+        if (vm.state == State::running || vm.state == State::held ||
+            (vm.jobId.empty() && !active.contains(vm.uuid)))
+        {
+            continue;
+        }
+        auto limit = limits.find(vm.uuid);
+        seconds time = stateTime(context.settings, vm.state,
+                                 limit == limits.end() ? context.settings.limit
+                                                       : limit->second);
+        if (isLate(vm, time + stuckMargin))
+        {
+            context.alert({vm.uuid, vm.name, "stuck",
+                           fmt::format("it is {} for longer than that may take",
+                                       toString(vm.state))});
+        }
+    }
+}
+
+void discardDelta(const CycleContext& context, const VmRecord& vm)
+{
+    Change change;
+    change.reason = "released by an operator, what the boot wrote was "
+                    "discarded";
+    change.discardDelta = true;
+    if (!vm.jobId.empty())
+    {
+        change.closeJob = JobEnd{
+            vm.jobId, "abandoned: an operator discarded its delta", {}, {}};
+        change.jobId = "";
+    }
+    context.changed(
+        context.store.transition(vm.uuid, State::held, State::held, change));
+    DeltaSpool::remove(context.spool, vm.uuid);
+    removeFrom(context.servers, vm.bootServer, vm.jobId);
+}
+
+void abandonJob(const CycleContext& context, const std::string& uuid)
+{
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (!vm || vm->jobId.empty() || deltaPending(*vm))
+    {
+        return;
+    }
+    Change change;
+    change.closeJob = JobEnd{vm->jobId, "abandoned", {}, {}};
+    change.jobId = "";
+    context.changed(
+        context.store.transition(uuid, vm->state, State::trapped, change));
+    DeltaSpool::remove(context.spool, uuid);
+    removeFrom(context.servers, vm->bootServer, vm->jobId);
+}
+
+void forgetDomain(const CycleContext& context, const std::string& uuid)
+{
+    abandonJob(context, uuid);
+    std::optional<VmRecord> vm = context.store.vm(uuid);
+    if (vm && !deltaPending(*vm))
+    {
+        context.store.forgetVm(uuid);
+    }
+}
+
 Cycle::Cycle(CycleContext& context, std::shared_ptr<Domain> domain,
              std::stop_token stop)
     : context_(context), domain_(std::move(domain)), stop_(std::move(stop)),
-      spec_(parseDomain(domain_->xml())), trapped_(*domain_, spec_),
-      record_(context.store.ensureVm(domain_->uuid(), domain_->name()))
+      record_(context.store.ensureVm(domain_->uuid(), domain_->name())),
+      spec_(readSpec()), trapped_(*domain_, spec_)
 {}
+
+DomainSpec Cycle::readSpec()
+try
+{
+    return parseDomain(domain_->xml());
+}
+catch (const Refused& refused)
+{
+    refused_ = refused.what();
+    return {};
+}
+
+/** A domain that cannot be booted as it is. While its guest runs that does not
+ * matter; then it waits, and somebody has to know. */
+void Cycle::refuse()
+{
+    if (domain_->state() == RunState::off)
+    {
+        abandon();
+        return;
+    }
+    qemu_ = vm::queryTrap(*domain_);
+    bool known = record_.state == State::held && !isNewLife();
+    bool runs = record_.state == State::running && !qemu_.trap;
+    if (known || runs)
+    {
+        return;
+    }
+    if (record_.state == State::running)
+    {
+        begin();
+    }
+    abandon();
+    hold(refused_, deltaPending(record_)
+                       ? std::vector<std::string>{incompleteDeltaMark}
+                       : std::vector<std::string>{});
+}
 
 std::optional<Milliseconds> Cycle::run()
 {
-    if (record_.state == State::running && !trapped_.trap() &&
-        !vm::queryLoaded(*domain_))
+    if (!refused_.empty())
+    {
+        refuse();
+        return std::nullopt;
+    }
+    if (isIdle())
     {
         return setClock();
     }
-    JobSlots::Slot slot = context_.slots.acquire(spec_.settings.tenant, stop_);
-    while (slot && !stop_.stop_requested())
+    Next next = Next::goOn;
+    while (next == Next::goOn && !stop_.stop_requested())
     {
-        Next next = Next::done;
-        try
+        // Without one a delta is applied: a QEMU that hangs in a write must not
+        // keep others waiting.
+        bool applying = record_.state == State::applying;
+        JobSlots::Slot slot =
+            applying ? JobSlots::Slot(nullptr)
+                     : context_.slots.acquire(spec_.settings.tenant, stop_);
+        while (next == Next::goOn && !stop_.stop_requested() &&
+               applying == (record_.state == State::applying))
         {
-            next = step();
-        }
-        catch (const LibvirtError&)
-        {
-            throw;
-        }
-        catch (const Refused& refused)
-        {
-            next = fail(refused.what());
-        }
-        catch (const QmpError& error)
-        {
-            next = fail(error.what());
-        }
-        catch (const http::Problem& problem)
-        {
-            next = fail(problem.what());
-        }
-        if (next != Next::goOn)
-        {
-            return next == Next::done ? setClock() : std::optional(againLater);
+            next = tryStep();
         }
     }
-    return std::nullopt;
+    switch (next)
+    {
+    case Next::done:
+        return setClock();
+    case Next::wait:
+        return againLater;
+    default:
+        return std::nullopt; // stopped
+    }
+}
+
+/** There is nothing to do that would need a slot: a storm of others does not
+ * come between a held VM and its operator. */
+bool Cycle::isIdle()
+{
+    if (record_.state == State::held && domain_->state() == RunState::off)
+    {
+        return true;
+    }
+    qemu_ = vm::queryTrap(*domain_);
+    return record_.state == State::held ? !isNewLife()
+                                        : record_.state == State::running &&
+                                              !qemu_.trap && !qemu_.loaded;
+}
+
+/** It was trapped, and the store knows nothing of that. */
+bool Cycle::isNewLife() const
+{
+    return qemu_.trap && !record_.marks.contains(lifeMark());
+}
+
+/** A step whatever may happen in it: no answer of a boot server and no error
+ * of QEMU may leave the VM where nobody looks. What libvirt or the store
+ * refuse is the caller's. */
+Cycle::Next Cycle::tryStep()
+try
+{
+    return step();
+}
+catch (const LibvirtError&)
+{
+    throw;
+}
+catch (const Refused& refused)
+{
+    return fail(refused.what());
+}
+catch (const http::Problem& problem)
+{
+    return fail(problem.what());
+}
+catch (const QmpError& error)
+{
+    return record_.state == State::applying ? trouble(error)
+                                            : fail(error.what());
+}
+catch (const std::exception& error)
+{
+    if (record_.state == State::running)
+    {
+        throw;
+    }
+    return trouble(error);
 }
 
 Cycle::Next Cycle::step()
@@ -117,9 +312,9 @@ Cycle::Next Cycle::step()
         abandon();
         return Next::done;
     }
-    bool trapped = trapped_.trap().has_value();
-    bool loaded = !trapped && vm::queryLoaded(*domain_);
-    if ((trapped || loaded) && domain_->state() == RunState::running)
+    qemu_ = vm::queryTrap(*domain_);
+    bool waits = qemu_.trap || qemu_.loaded;
+    if (waits && domain_->state() == RunState::running)
     {
         // libvirt may miss that QEMU has stopped when it is about to note that
         // it has started it (seen with 11.3 and a reboot by the power button).
@@ -127,25 +322,26 @@ Cycle::Next Cycle::step()
     }
     if (record_.state == State::held)
     {
-        return trapped && !record_.marks.contains(lifeMark()) ? startOver()
-                                                              : Next::done;
+        return isNewLife() ? startOver() : Next::done;
     }
     if (record_.state == State::running)
     {
-        return trapped ? begin() : resume(loaded);
+        return qemu_.trap ? begin() : resume(qemu_.loaded);
     }
-    if (record_.state == State::applying || record_.state == State::admitting)
+    if (record_.state == State::applying)
     {
-        return afterRestart(trapped, loaded);
+        return complete();
     }
-    if (!trapped)
+    if (record_.state == State::admitting && qemu_.loaded)
     {
-        // Somebody else gave it a state, for example `virsh restore`.
-        abandon();
-        enter(State::running);
-        return Next::done;
+        enter(State::applying);
+        return Next::goOn;
     }
-    if (!record_.marks.contains(lifeMark()))
+    if (!qemu_.trap)
+    {
+        return untrapped();
+    }
+    if (isNewLife())
     {
         return begin();
     }
@@ -157,43 +353,75 @@ Cycle::Next Cycle::step()
         return waitBooted();
     case State::returning:
         return fetchDeltas();
+    case State::admitting:
+        return admit();
     default:
         return choose();
     }
 }
 
-Cycle::Next Cycle::afterRestart(bool trapped, bool loaded)
+/** A disk that may be half written, in whatever QEMU there is now. */
+Cycle::Next Cycle::complete()
 {
-    bool applying = record_.state == State::applying;
-    if (loaded)
+    if (qemu_.loaded)
     {
-        if (!applying)
-        {
-            enter(State::applying);
-        }
         return apply();
     }
-    if (!trapped)
+    if (qemu_.ran)
     {
         // Its own writes are newer now; the delta must not replace them.
-        context_.alert({record_.uuid, record_.name, "resumed",
-                        "somebody else resumed the guest before its disk was "
-                        "complete: check its file systems"});
-        Change change;
-        std::string job = record_.jobId;
-        closeJob(change, "abandoned");
-        enter(State::running, change);
-        removeJob(job);
-        return Next::done;
+        alertResumed();
+        return qemu_.trap ? begin() : giveUp();
     }
-    if (applying)
+    if (!qemu_.trap)
     {
-        // A new QEMU, or a reset before the first instruction: what the boot
-        // wrote is completed, and the guest boots once more from it.
-        applyDeltas();
-        return begin();
+        return Next::wait; // A new QEMU, which has not come to the trap yet.
     }
-    return record_.marks.contains(lifeMark()) ? admit() : begin();
+    // A new QEMU, or a reset before the first instruction: what the boot wrote
+    // is completed, and the guest boots once more from it.
+    applyDeltas();
+    return begin();
+}
+
+/** On its way, and neither trapped nor loaded by us. */
+Cycle::Next Cycle::untrapped()
+{
+    if (qemu_.atStub)
+    {
+        abandon(); // A new QEMU, which has not come to the trap yet.
+        return Next::wait;
+    }
+    if (qemu_.loaded)
+    {
+        return hold("a state is loaded that its disks do not belong to; stop "
+                    "and start it",
+                    {});
+    }
+    if (record_.state == State::admitting)
+    {
+        alertResumed();
+    }
+    // Else somebody else gave it a state.
+    return giveUp();
+}
+
+void Cycle::alertResumed() const
+{
+    alert("resumed", "somebody else resumed the guest before its disk was "
+                     "complete: check its file systems");
+}
+
+/** The guest runs without the job. */
+Cycle::Next Cycle::giveUp()
+{
+    Change change;
+    change.clearMarks = true;
+    std::string job = record_.jobId;
+    closeJob(change, "abandoned");
+    enter(State::running, change);
+    removeDeltas();
+    removeJob(job);
+    return Next::done;
 }
 
 Cycle::Next Cycle::startOver()
@@ -227,7 +455,7 @@ Cycle::Next Cycle::begin()
 void Cycle::abandon()
 {
     std::string job = record_.jobId;
-    if (job.empty() || record_.state == State::applying)
+    if (job.empty() || deltaPending(record_))
     {
         return;
     }
@@ -276,8 +504,16 @@ Cycle::Next Cycle::choose()
         std::chrono::system_clock::now());
     change.openJob = job;
     seconds_.clear();
-    enter(State::exporting, change);
-    context_.servers.started(server);
+    figures_.clear();
+    try
+    {
+        enter(State::exporting, change);
+    }
+    catch (...)
+    {
+        context_.servers.ended(server);
+        throw;
+    }
     return Next::goOn;
 }
 
@@ -335,25 +571,49 @@ boot::JobRequest Cycle::request(const std::vector<QemuDisk>& disks) const
         out.disks.push_back({disk.bytes, disk.readOnly});
     }
     out.policy = spec_.settings.booted.value_or(context_.settings.booted);
-    out.timeout = spec_.settings.limit.value_or(context_.settings.limit);
+    out.timeout = limit();
     out.tenant =
         spec_.settings.tenant.empty() ? "default" : spec_.settings.tenant;
     return out;
 }
 
+/** Ends what it transfers when the stage is late, or the process ends. */
+boot::Client Cycle::connect() const
+{
+    Milliseconds time = timeFor(record_.state);
+    Milliseconds gone = std::chrono::duration_cast<Milliseconds>(
+        std::chrono::system_clock::now() - record_.since);
+    Deadline deadline(std::clamp(time - gone, Milliseconds(0), time));
+    http::ClientLimits limits;
+    limits.tick = [deadline, stop = stop_, state = record_.state] {
+        if (stop.stop_requested())
+        {
+            throw Error("the host agent ends");
+        }
+        if (deadline.passed())
+        {
+            throw TimedOut(fmt::format("{} takes too long", toString(state)));
+        }
+    };
+    return context_.servers.connect(record_.bootServer, limits);
+}
+
 Cycle::Next Cycle::upload()
-try
 {
     std::vector<QemuDisk> all = disks();
     checkDisks(all);
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     boot::JobStatus status = client.createJob(request(all));
+    if (status.uploaded.size() != all.size())
+    {
+        throw Refused("job status", "is not of this number of disks");
+    }
     if (status.state == boot::JobState::receiving)
     {
         DiskExport server(*domain_, all);
         for (std::size_t i = 0; i < all.size(); i++)
         {
-            if (!status.uploaded.at(i))
+            if (!status.uploaded[i])
             {
                 client.uploadDisk(status.id, i, *server.open(i));
             }
@@ -363,28 +623,9 @@ try
     enter(State::booting);
     return Next::goOn;
 }
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    return lateFor(context_.settings.uploadTime) ? fail(error.what())
-                                                 : Next::wait;
-}
 
 Cycle::Next Cycle::waitBooted()
 {
-    seconds limit = spec_.settings.limit.value_or(context_.settings.limit) +
-                    context_.settings.serverTime;
     boot::Client client = context_.servers.connect(record_.bootServer);
     std::string trouble = "the boot server did not finish in time";
     while (!stop_.stop_requested())
@@ -414,7 +655,7 @@ Cycle::Next Cycle::waitBooted()
             // It may be cut off while it boots the guest.
             trouble = error.what();
         }
-        if (lateFor(limit))
+        if (lateFor(timeFor(State::booting)))
         {
             return fail(trouble);
         }
@@ -428,16 +669,16 @@ Cycle::Next Cycle::waitBooted()
     return Next::done;
 }
 
-std::filesystem::path Cycle::deltaFile(std::size_t disk) const
+DeltaSpool Cycle::spool() const
 {
-    return context_.spool /
-           fmt::format("{}-{}-disk{}", record_.uuid, record_.generation, disk);
+    return {context_.spool, record_.uuid, record_.generation};
 }
 
 void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
                        std::uint64_t diskBytes, const boot::DeltaFile& expected)
 {
-    std::filesystem::path part = deltaFile(disk);
+    std::filesystem::path whole = spool().file(disk);
+    std::filesystem::path part = whole;
     part += ".part";
     UniqueFd file = openFile(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     DeltaCheck check(diskBytes);
@@ -450,113 +691,84 @@ void Cycle::fetchDelta(boot::Client& client, std::size_t disk,
     {
         throwErrno("cannot sync " + part.string());
     }
-    std::filesystem::rename(part, deltaFile(disk));
+    std::filesystem::rename(part, whole);
+    figures_[fmt::format("disk-{}-delta-bytes", disk)] = expected.bytes;
 }
 
 Cycle::Next Cycle::fetchDeltas()
-try
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
+    boot::Client client = connect();
     status_ = client.status(record_.jobId);
+    if (status_->state == boot::JobState::booting)
+    {
+        // Restarted since: it looks through the result once more.
+        return lateFor(context_.settings.returnTime)
+                   ? fail("the boot server does not give its result out")
+                   : Next::wait;
+    }
     std::vector<QemuDisk> all = disks();
     if (!status_->result || status_->result->disks.size() != all.size())
     {
         throw Refused("job status", "is not of a job that is done");
     }
+    std::vector<SpooledDisk> spooled = spooledDisks(spec_, all);
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        if (const auto& expected = status_->result->disks[i])
+        const auto& expected = status_->result->disks[i];
+        if (expected.has_value() == all[i].readOnly)
+        {
+            throw Refused(fmt::format("job status: disk {}", i),
+                          all[i].readOnly ? "is read-only and has a delta"
+                                          : "has no delta");
+        }
+        if (expected)
         {
             fetchDelta(client, i, all[i].bytes, *expected);
+            spooled[i].delta = expected;
         }
     }
-    syncDirectory(context_.spool);
+    spool().complete(spooled);
     enter(State::admitting);
     return Next::goOn;
 }
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    if (isOutOfSpace(error))
-    {
-        removeDeltas(); // The state may be in the same file system.
-        return fail(error.what());
-    }
-    return lateFor(context_.settings.returnTime) ? fail(error.what())
-                                                 : Next::wait;
-}
 
 Cycle::Next Cycle::admit()
-try
 {
-    boot::Client client = context_.servers.connect(record_.bootServer);
-    handover::Bundle bundle = client.fetchBundle(record_.jobId);
+    boot::Client client = connect();
+    handover::Bundle bundle = client.fetchBundle(
+        record_.jobId, [this](const handover::Manifest& manifest) {
+            vm::requireAnswer(manifest, ticket(), trapped_.spec());
+        });
     vm::HandOverReport report = vm::loadBundle(trapped_, bundle, ticket());
     for (const vm::StepTime& step : report.steps)
     {
         seconds_["hand-over: " + step.name] = step.seconds;
     }
+    figures_["sections-kept"] = report.kept.size();
+    figures_["sections-dropped"] = report.dropped.size();
+    figures_["memory-bytes"] = report.memory.bytes();
     enter(State::applying);
-    return apply();
-}
-catch (const LibvirtError&)
-{
-    throw;
-}
-catch (const QmpError&)
-{
-    throw;
-}
-catch (const Refused&)
-{
-    throw;
-}
-catch (const http::Problem&)
-{
-    throw;
-}
-catch (const Error& error)
-{
-    return lateFor(context_.settings.returnTime) ? fail(error.what())
-                                                 : Next::wait;
+    return Next::goOn;
 }
 
+/** All or nothing is looked at first: no disk is written when one of them is
+ * another one by now. */
 void Cycle::applyDeltas()
 {
     std::vector<QemuDisk> all = disks();
+    auto deltas = spool().open(spooledDisks(spec_, all));
     for (std::size_t i = 0; i < all.size(); i++)
     {
-        if (!all[i].readOnly)
+        if (deltas[i])
         {
-            UniqueFd delta = openFile(deltaFile(i), O_RDONLY);
-            vm::applyDelta(*domain_, all[i].device, delta.get());
+            vm::applyDelta(*domain_, all[i].device, deltas[i]->get());
         }
     }
 }
 
 Cycle::Next Cycle::apply()
 {
-    try
-    {
-        applyDeltas();
-    }
-    catch (const QmpError& error)
-    {
-        // No way back from here: until the disk takes it, the guest waits.
-        context_.alert({record_.uuid, record_.name, "applying", error.what()});
-        return Next::wait;
-    }
+    applyDeltas();
     std::string job = record_.jobId;
     finish();
     Next next = resume(true);
@@ -566,12 +778,22 @@ Cycle::Next Cycle::apply()
 }
 
 Cycle::Next Cycle::resume(bool loaded)
+try
 {
     if (loaded)
     {
         trapped_.resume();
     }
     return Next::done;
+}
+catch (const Error& error)
+{
+    // Complete, but it does not run: there is nothing to go back to.
+    if (domain_->state() != RunState::off)
+    {
+        alert("stuck", error.what());
+    }
+    return Next::wait;
 }
 
 std::optional<Milliseconds> Cycle::setClock()
@@ -594,7 +816,7 @@ std::optional<Milliseconds> Cycle::setClock()
     }
     catch (const Error& error)
     {
-        context_.alert({record_.uuid, record_.name, "clock", error.what()});
+        alert("clock", error.what());
     }
     record_ = context_.store.transition(record_.uuid, State::running,
                                         State::running, {.clearMarks = true});
@@ -620,55 +842,57 @@ void Cycle::closeJob(Change& change, const std::string& result) const
 {
     if (!record_.jobId.empty())
     {
-        change.closeJob = JobEnd{record_.jobId, result, seconds_};
+        change.closeJob = JobEnd{record_.jobId, result, seconds_, figures_};
         change.closeJob->seconds[std::string(toString(record_.state))] =
             secondsInState();
         change.jobId = "";
     }
 }
 
-/** Of any generation: a crash may have left some. */
 void Cycle::removeDeltas()
 {
-    std::error_code ignored;
-    for (const auto& entry :
-         std::filesystem::directory_iterator(context_.spool, ignored))
+    if (deltaPending(record_))
     {
-        if (entry.path().filename().string().starts_with(record_.uuid))
-        {
-            std::filesystem::remove(entry.path(), ignored);
-        }
+        throw Error("the delta of " + record_.name + " is not complete yet");
     }
+    DeltaSpool::remove(context_.spool, record_.uuid);
 }
 
-/** The boot server need not keep a job that is closed here. */
 void Cycle::removeJob(const std::string& job)
 {
-    if (job.empty())
+    removeFrom(context_.servers, record_.bootServer, job);
+}
+
+/** What may go away by itself: a server that cannot be reached, a disk of the
+ * guest that cannot be written. */
+Cycle::Next Cycle::trouble(const std::exception& error)
+{
+    if (isOutOfSpace(error) && !deltaPending(record_))
     {
-        return;
+        removeDeltas(); // The state may be in the same file system.
+        return fail(error.what());
     }
-    context_.servers.ended(record_.bootServer);
-    try
+    if (lateFor(timeFor(record_.state)))
     {
-        context_.servers.connect(record_.bootServer).remove(job);
+        return fail(error.what());
     }
-    catch (const Error&)
+    if (record_.state == State::applying)
     {
-        // It forgets the job by itself after a time, or is what failed.
+        alert("applying", error.what());
     }
+    return Next::wait;
 }
 
 Cycle::Next Cycle::fail(const std::string& why)
 {
-    if (record_.state == State::applying)
+    if (record_.state == State::running)
     {
-        Change change;
-        change.reason = why;
-        change.marks = {incompleteDeltaMark};
-        enter(State::held, change);
-        context_.alert({record_.uuid, record_.name, "held", why});
-        return Next::done;
+        alert("stuck", why);
+        return Next::wait;
+    }
+    if (deltaPending(record_))
+    {
+        return hold(why, {incompleteDeltaMark});
     }
     Change change;
     change.reason = why;
@@ -679,10 +903,24 @@ Cycle::Next Cycle::fail(const std::string& why)
     std::string job = record_.jobId;
     enter(again ? State::retrying : State::held, change);
     removeDeltas();
-    context_.alert(
-        {record_.uuid, record_.name, again ? "retrying" : "held", why});
+    alert(again ? "retrying" : "held", why);
     removeJob(job);
     return again ? Next::wait : Next::done;
+}
+
+/** In this life; the next one may go on. */
+Cycle::Next Cycle::hold(const std::string& why, std::vector<std::string> marks)
+{
+    Change change;
+    change.reason = why;
+    change.marks = std::move(marks);
+    if (qemu_.trap)
+    {
+        change.marks.push_back(lifeMark());
+    }
+    enter(State::held, change);
+    alert("held", why);
+    return Next::done;
 }
 
 void Cycle::enter(State state, const Change& change)
@@ -691,6 +929,21 @@ void Cycle::enter(State state, const Change& change)
     record_ =
         context_.store.transition(record_.uuid, record_.state, state, change);
     context_.changed(record_);
+}
+
+void Cycle::alert(const char* what, const std::string& why) const
+{
+    context_.alert({record_.uuid, record_.name, what, why});
+}
+
+seconds Cycle::limit() const
+{
+    return spec_.settings.limit.value_or(context_.settings.limit);
+}
+
+seconds Cycle::timeFor(State state) const
+{
+    return stateTime(context_.settings, state, limit());
 }
 
 double Cycle::secondsInState() const
@@ -702,12 +955,13 @@ double Cycle::secondsInState() const
 
 bool Cycle::lateFor(seconds time) const
 {
-    return std::chrono::system_clock::now() > record_.since + time;
+    return isLate(record_, time);
 }
 
+/** Of one trap in one QEMU process. */
 std::string Cycle::lifeMark() const
 {
-    return fmt::format("life/{}/{}", bootId(), domain_->id());
+    return fmt::format("life/{:016x}/{}", qemu_.life, qemu_.trap->count);
 }
 
 } // namespace airlock::host

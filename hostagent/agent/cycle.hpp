@@ -2,6 +2,7 @@
 
 #include "common/deadline.hpp"
 #include "devmodel/handover/bundle.hpp"
+#include "hostagent/agent/delta_spool.hpp"
 #include "hostagent/agent/servers.hpp"
 #include "hostagent/agent/slots.hpp"
 #include "hostagent/agent/trapped_domain.hpp"
@@ -10,7 +11,9 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
+#include <set>
 #include <stop_token>
 #include <string>
 
@@ -33,8 +36,10 @@ struct RebootSettings
     std::uint64_t diskBytes = 1ULL << 40; ///< larger ones are not shipped
 };
 
-/** Mark of a VM that is held while a delta is only half applied. */
-inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
+/** How long a VM may be in a state on its way; a reboot of this VM may take
+ * `limit`. */
+std::chrono::seconds stateTime(const RebootSettings& settings, State state,
+                               std::chrono::seconds limit);
 
 /** Mark of a VM whose clock is to be set when its agent answers. */
 inline constexpr const char* clockMark = "clock";
@@ -44,7 +49,7 @@ struct Alert
 {
     std::string uuid;
     std::string name;
-    std::string what; ///< "held", "retrying"
+    std::string what; ///< "held", "retrying"...; see airlock-hostd(8)
     std::string why;
 };
 
@@ -60,6 +65,27 @@ struct CycleContext
     /** Told of each change of state. */
     std::function<void(const VmRecord&)> changed;
 };
+
+/** Alerts for each VM that is on its way for longer than that may take: whoever
+ * works on it does not come back from a call of libvirt or QEMU. `active` are
+ * the UUIDs of domains that are on; `limits` are of the VMs whose reboots may
+ * take another time than the configured one. */
+void alertStuck(const CycleContext& context,
+                const std::set<std::string>& active,
+                const std::map<std::string, std::chrono::seconds>& limits);
+
+/** An operator gives up what a boot wrote to the disks of a VM that is held
+ * while a delta is only half applied: its disks are whatever the operator says
+ * that they are. It stays held in this life. */
+void discardDelta(const CycleContext& context, const VmRecord& vm);
+
+/** A domain is off or gone: nobody waits for its job any more. A delta that is
+ * being applied stays, for the next life to complete. */
+void abandonJob(const CycleContext& context, const std::string& uuid);
+
+/** libvirt does not define the domain any more: what the store knows of it is
+ * forgotten, unless its disks are half written. */
+void forgetDomain(const CycleContext& context, const std::string& uuid);
 
 /** Takes one domain through its reboot, from whatever point it is at.
  *
@@ -79,6 +105,9 @@ class Cycle
      * libvirt, QEMU or the store fail; then it may be tried again later. */
     std::optional<Milliseconds> run();
 
+    /** What a boot of this domain may take. */
+    std::chrono::seconds limit() const;
+
   private:
     enum class Next
     {
@@ -87,12 +116,21 @@ class Cycle
         done,
     };
 
+    DomainSpec readSpec();
+    void refuse();
+    bool isIdle();
+    bool isNewLife() const;
+    Next tryStep();
     Next step();
-    Next afterRestart(bool trapped, bool loaded);
+    Next complete();
+    Next untrapped();
+    Next giveUp();
+    void alertResumed() const;
     Next startOver();
     Next begin();
     void abandon();
     Next choose();
+    boot::Client connect() const;
     Next upload();
     Next waitBooted();
     Next fetchDeltas();
@@ -107,26 +145,33 @@ class Cycle
     void removeDeltas();
     void closeJob(Change& change, const std::string& result) const;
     void removeJob(const std::string& job);
+    Next trouble(const std::exception& error);
     Next fail(const std::string& why);
+    Next hold(const std::string& why, std::vector<std::string> marks);
+    void alert(const char* what, const std::string& why) const;
     void enter(State state, const Change& change = {});
     void checkDisks(const std::vector<QemuDisk>& disks) const;
+    std::chrono::seconds timeFor(State state) const;
     double secondsInState() const;
     bool lateFor(std::chrono::seconds time) const;
 
     boot::JobRequest request(const std::vector<QemuDisk>& disks) const;
     handover::JobTicket ticket() const;
     std::vector<QemuDisk> disks();
-    std::filesystem::path deltaFile(std::size_t disk) const;
+    DeltaSpool spool() const;
     std::string lifeMark() const;
 
     CycleContext& context_;
     std::shared_ptr<Domain> domain_;
     std::stop_token stop_;
+    VmRecord record_;
+    std::string refused_; ///< why its XML is; then spec_ is empty
     DomainSpec spec_;
     TrappedDomain trapped_;
-    VmRecord record_;
+    vm::TrapState qemu_; ///< as the step saw it
     std::optional<boot::JobStatus> status_;
     std::map<std::string, double> seconds_;
+    Figures figures_;
 };
 
 } // namespace airlock::host

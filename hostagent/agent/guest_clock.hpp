@@ -1,6 +1,6 @@
 #pragma once
 
-#include "hostagent/hypervisor/libvirt.hpp"
+#include "hostagent/hypervisor/domain.hpp"
 
 namespace airlock::host
 {

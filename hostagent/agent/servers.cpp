@@ -12,8 +12,12 @@ namespace
 
 /** Health is asked while a guest waits, or others do: a server that is cut off
  * may not cost more. */
-constexpr http::ClientLimits quick = {
-    std::chrono::seconds(5), std::chrono::seconds(5), std::chrono::seconds(5)};
+http::ClientLimits quick()
+{
+    http::ClientLimits out;
+    out.connect = out.call = out.stall = std::chrono::seconds(5);
+    return out;
+}
 
 /** What the domain says of a server, else what the pool says. */
 unsigned weightFor(const ServerSettings& server, const DomainSettings& domain)
@@ -35,8 +39,11 @@ ServerPool::ServerPool(std::vector<ServerSettings> servers,
     : servers_(std::move(servers)), context_(std::move(context))
 {}
 
-std::string ServerPool::choose(const DomainSettings& domain,
-                               const std::set<std::string>& avoid)
+/** The best of those that were not tried; nothing when there is none. It has
+ * one job more then. */
+const ServerSettings* ServerPool::take(const DomainSettings& domain,
+                                       const std::set<std::string>& avoid,
+                                       const std::set<std::string>& tried)
 {
     struct Choice
     {
@@ -46,32 +53,44 @@ std::string ServerPool::choose(const DomainSettings& domain,
         const ServerSettings* server;
         auto operator<=>(const Choice&) const = default;
     };
-    std::vector<Choice> choices;
+    std::optional<Choice> best;
+    std::lock_guard lock(mutex_);
+    for (const ServerSettings& server : servers_)
     {
-        std::lock_guard lock(mutex_);
-        for (const ServerSettings& server : servers_)
+        unsigned weight = weightFor(server, domain);
+        if (weight == 0 || tried.contains(server.name))
         {
-            unsigned weight = weightFor(server, domain);
-            auto seen = states_.find(server.name);
-            if (weight > 0)
-            {
-                choices.push_back({seen != states_.end() && !seen->second.up,
-                                   avoid.contains(server.name),
-                                   (jobs_[server.name] + 1.0) / weight,
-                                   &server});
-            }
+            continue;
         }
+        auto seen = states_.find(server.name);
+        Choice choice{seen != states_.end() && !seen->second.up,
+                      avoid.contains(server.name),
+                      (jobs_[server.name] + 1.0) / weight, &server};
+        best = best ? std::min(*best, choice) : choice;
     }
-    std::sort(choices.begin(), choices.end());
-    std::string reasons;
-    for (const Choice& choice : choices)
+    if (!best)
     {
-        const std::string& name = choice.server->name;
-        ServerState state = ask(*choice.server);
+        return nullptr;
+    }
+    jobs_[best->server->name]++;
+    return best->server;
+}
+
+std::string ServerPool::choose(const DomainSettings& domain,
+                               const std::set<std::string>& avoid)
+{
+    std::set<std::string> tried;
+    std::string reasons;
+    while (const ServerSettings* server = take(domain, avoid, tried))
+    {
+        const std::string& name = server->name;
+        ServerState state = ask(*server);
         if (state.up && state.jobs < state.jobsMax)
         {
             return name;
         }
+        ended(name);
+        tried.insert(name);
         reasons += state.up ? fmt::format("; {} is full", name)
                             : fmt::format("; {}: {}", name, state.why);
     }
@@ -85,7 +104,7 @@ ServerState ServerPool::ask(const ServerSettings& server)
     try
     {
         boot::Health health =
-            boot::Client(server.endpoint, context_, quick).health();
+            boot::Client(server.endpoint, context_, quick()).health();
         out.up = health.qemu.has_value();
         out.why = out.up ? "" : "its QEMU does not run";
         out.jobs = health.jobs;
@@ -128,14 +147,15 @@ std::map<std::string, ServerState> ServerPool::states() const
     return states_;
 }
 
-boot::Client ServerPool::connect(const std::string& name) const
+boot::Client ServerPool::connect(const std::string& name,
+                                 const http::ClientLimits& limits) const
 {
     auto found = std::ranges::find(servers_, name, &ServerSettings::name);
     if (found == servers_.end())
     {
-        throw Error("the configuration has no boot server " + name);
+        throw Refused("boot server " + name, "is not in the configuration");
     }
-    return boot::Client(found->endpoint, context_);
+    return boot::Client(found->endpoint, context_, limits);
 }
 
 void ServerPool::started(const std::string& name)

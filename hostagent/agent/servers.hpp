@@ -39,14 +39,18 @@ class ServerPool
     /** The server with the fewest jobs per weight among those that answer and
      * have room. Those that did not answer when they were asked last come
      * after the others, and those in `avoid` after the rest of their kind.
-     * Throws Error saying of each server why it cannot be had. */
+     * The job counts from now on, until ended(): many who choose at once get
+     * different servers. Throws Error saying of each server why it cannot be
+     * had. */
     std::string choose(const DomainSettings& domain,
                        const std::set<std::string>& avoid);
 
-    /** A new connection; Error if the pool has no server of this name. */
-    boot::Client connect(const std::string& name) const;
+    /** A new connection; Refused if the pool has no server of this name. */
+    boot::Client connect(const std::string& name,
+                         const http::ClientLimits& limits = {}) const;
 
-    /** Counts the jobs of each server, for choose(). */
+    /** A job of a server that choose() was not asked for: one from before a
+     * restart. */
     void started(const std::string& name);
     void ended(const std::string& name);
 
@@ -65,6 +69,9 @@ class ServerPool
     const std::vector<ServerSettings>& servers() const { return servers_; }
 
   private:
+    const ServerSettings* take(const DomainSettings& domain,
+                               const std::set<std::string>& avoid,
+                               const std::set<std::string>& tried);
     ServerState ask(const ServerSettings& server);
     void note(const std::string& name, const ServerState& now);
 

@@ -50,12 +50,15 @@ int TrappedDomain::memory()
 
 std::optional<vm::Trap> TrappedDomain::trap()
 {
-    return vm::queryTrap(domain_);
+    return vm::queryTrap(domain_).trap;
 }
 
 Bytes TrappedDomain::saveState()
 {
-    setLinks(false);
+    for (const std::string& id : nicIds_)
+    {
+        setLink(id, false);
+    }
     return vm::saveDeviceState(domain_);
 }
 
@@ -66,16 +69,21 @@ void TrappedDomain::loadState(ByteView state)
 
 void TrappedDomain::resume()
 {
-    setLinks(true);
+    // As it is now: an operator may have cut the guest off while it booted.
+    std::set<std::string> down = nicsWithoutLink(domain_.xml());
+    for (const std::string& id : nicIds_)
+    {
+        if (!down.contains(id))
+        {
+            setLink(id, true);
+        }
+    }
     domain_.resume();
 }
 
-void TrappedDomain::setLinks(bool up)
+void TrappedDomain::setLink(const std::string& id, bool up)
 {
-    for (const std::string& id : nicIds_)
-    {
-        domain_.execute("set_link", {{"name", id}, {"up", up}});
-    }
+    domain_.execute("set_link", {{"name", id}, {"up", up}});
 }
 
 } // namespace airlock::host

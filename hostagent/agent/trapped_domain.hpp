@@ -3,7 +3,7 @@
 #include "common/fd.hpp"
 #include "devmodel/vm/trapped_vm.hpp"
 #include "hostagent/domain/domain_spec.hpp"
-#include "hostagent/hypervisor/libvirt.hpp"
+#include "hostagent/hypervisor/domain.hpp"
 
 namespace airlock::host
 {
@@ -24,10 +24,11 @@ class TrappedDomain : public vm::TrappedVm
      * notices the one that it gets by resume(). */
     Bytes saveState() override;
     void loadState(ByteView state) override;
+    /** Takes the links up but for those that are down in libvirt. */
     void resume() override;
 
   private:
-    void setLinks(bool up);
+    void setLink(const std::string& id, bool up);
 
     Domain& domain_;
     vm::GuestSpec spec_;

@@ -14,7 +14,6 @@ constexpr std::size_t maxHistory = 2U << 20;
 /** By UUID or by name, which is unique in libvirt. */
 VmRecord findVm(const Store& store, const JsonField& parameters)
 {
-    parameters.onlyKeys({"vm"});
     std::string wanted = parameters.at("vm").string(256);
     if (auto vm = store.vm(wanted))
     {
@@ -46,6 +45,7 @@ Json list(const Store& store, const JsonField& parameters)
 
 Json status(const Store& store, const JsonField& parameters)
 {
+    parameters.onlyKeys({"vm"});
     VmRecord vm = findVm(store, parameters);
     JobQuery query;
     query.uuid = vm.uuid;
@@ -111,20 +111,21 @@ Json jobs(const Store& store, const JsonField& parameters)
     return {{"jobs", out}, {"truncated", false}};
 }
 
-Handler onHeld(Store& store, std::function<void(const VmRecord&)> action)
+VmRecord findHeld(const Store& store, const JsonField& parameters)
 {
-    return [&store, action = std::move(action)](const JsonField& parameters,
-                                                const Peer&) -> Json {
-        VmRecord vm = findVm(store, parameters);
-        if (vm.state != State::held)
-        {
-            throw CallError(
-                errors::wrongState,
-                fmt::format("{} is {}, not held", vm.name, toString(vm.state)));
-        }
-        action(vm);
-        return {{"vm", toJson(store.vm(vm.uuid).value_or(vm))}};
-    };
+    VmRecord vm = findVm(store, parameters);
+    if (vm.state != State::held)
+    {
+        throw CallError(
+            errors::wrongState,
+            fmt::format("{} is {}, not held", vm.name, toString(vm.state)));
+    }
+    return vm;
+}
+
+Json now(const Store& store, const VmRecord& vm)
+{
+    return {{"vm", toJson(store.vm(vm.uuid).value_or(vm))}};
 }
 
 } // namespace
@@ -142,11 +143,24 @@ void addStoreMethods(Server& server, Store& store, Actions actions)
     });
     if (actions.retry)
     {
-        server.handle("retry", onHeld(store, std::move(actions.retry)));
+        server.handle("retry", [&store, retry = std::move(actions.retry)](
+                                   const JsonField& parameters, const Peer&) {
+            parameters.onlyKeys({"vm"});
+            VmRecord vm = findHeld(store, parameters);
+            retry(vm);
+            return now(store, vm);
+        });
     }
     if (actions.release)
     {
-        server.handle("release", onHeld(store, std::move(actions.release)));
+        server.handle("release", [&store, release = std::move(actions.release)](
+                                     const JsonField& parameters, const Peer&) {
+            parameters.onlyKeys({"vm", "discard-delta"});
+            auto discard = parameters.find("discard-delta");
+            VmRecord vm = findHeld(store, parameters);
+            release(vm, discard && discard->boolean());
+            return now(store, vm);
+        });
     }
     if (actions.info)
     {

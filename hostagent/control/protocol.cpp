@@ -37,6 +37,7 @@ Json toJson(const JobRecord& job)
         {"ended", job.ended ? Json(timeText(*job.ended)) : Json()},
         {"result", job.result},
         {"seconds", job.seconds},
+        {"figures", job.figures},
     };
 }
 

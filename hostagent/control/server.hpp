@@ -22,7 +22,7 @@ struct ServerOptions : airlock::control::ServerOptions
 struct Actions
 {
     std::function<void(const VmRecord&)> retry;
-    std::function<void(const VmRecord&)> release;
+    std::function<void(const VmRecord&, bool discardDelta)> release;
     std::function<Json()> info; ///< an object: versions, settings, servers
 };
 

@@ -1,6 +1,7 @@
 #include "hostagent/daemon/daemon.hpp"
 
 #include "common/log.hpp"
+#include "common/stop_signals.hpp"
 #include "hostagent/agent/agent.hpp"
 #include "hostagent/control/server.hpp"
 #include "hostagent/daemon/metrics.hpp"
@@ -24,40 +25,6 @@ constexpr std::chrono::seconds lookEvery{15};
 
 /** To find changes of state in the journal; listed in airlock-hostd(8). */
 constexpr const char* stateId = "5d0c3f1e6a9b4f5c8f27d1b4907e2a63";
-
-/** SIGTERM and SIGINT, taken by a thread that waits for them: blocked in all
- * others, so this has to be made before any of them. */
-class StopSignals
-{
-  public:
-    StopSignals()
-    {
-        sigemptyset(&set_);
-        sigaddset(&set_, SIGTERM);
-        sigaddset(&set_, SIGINT);
-        sigaddset(&set_, SIGUSR2); // ours, to end the wait
-        pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-        thread_ = std::thread([this] {
-            int number = 0;
-            sigwait(&set_, &number);
-            source_.request_stop();
-        });
-    }
-    StopSignals(const StopSignals&) = delete;
-    StopSignals& operator=(const StopSignals&) = delete;
-    ~StopSignals()
-    {
-        pthread_kill(thread_.native_handle(), SIGUSR2);
-        thread_.join();
-    }
-
-    std::stop_token token() const { return source_.get_token(); }
-
-  private:
-    sigset_t set_{};
-    std::stop_source source_;
-    std::thread thread_;
-};
 
 std::vector<log::Field> fieldsOf(const VmRecord& record)
 {
@@ -139,17 +106,8 @@ class ControlSocket
         actions.retry = [this](const VmRecord& vm) {
             current().retry(vm.uuid);
         };
-        actions.release = [&store](const VmRecord& vm) {
-            if (vm.marks.contains(incompleteDeltaMark))
-            {
-                throw control::CallError(control::errors::wrongState,
-                                         "what the boot wrote is only half on "
-                                         "the disk; retry completes it");
-            }
-            // Still held: its next life, from `virsh start`, is followed again.
-            Change change;
-            change.reason = "released by an operator";
-            store.transition(vm.uuid, State::held, State::held, change);
+        actions.release = [this, &store](const VmRecord& vm, bool discard) {
+            release(store, vm, discard);
         };
         actions.info = [this, &config] { return info(config); };
         control::addStoreMethods(server_, store, std::move(actions));
@@ -158,9 +116,10 @@ class ControlSocket
     void publish(Json event) { server_.publish(std::move(event)); }
 
     /** From now on there is an agent to act. */
-    void start(Agent& agent)
+    void start(Agent& agent, const CycleContext& context)
     {
         agent_ = &agent;
+        context_ = &context;
         thread_ = std::jthread(
             [this](const std::stop_token& stop) { server_.run(stop); });
     }
@@ -177,6 +136,27 @@ class ControlSocket
     }
 
     Agent& current() { return *agent_; }
+
+    void release(Store& store, const VmRecord& vm, bool discard) const
+    {
+        if (deltaPending(vm) && discard)
+        {
+            discardDelta(*context_, vm);
+            return;
+        }
+        if (deltaPending(vm))
+        {
+            throw control::CallError(
+                control::errors::wrongState,
+                "what the boot wrote is only half on the disk; retry completes "
+                "it, and --discard-delta gives it up when the disk was "
+                "restored from a backup");
+        }
+        // Still held: its next life, from `virsh start`, is followed again.
+        Change change;
+        change.reason = "released by an operator";
+        store.transition(vm.uuid, State::held, State::held, change);
+    }
 
     Json info(const Config& config)
     {
@@ -203,6 +183,7 @@ class ControlSocket
     control::Server server_;
     const ServerPool& servers_;
     Agent* agent_ = nullptr;
+    const CycleContext* context_ = nullptr;
     std::jthread thread_;
 };
 
@@ -289,7 +270,7 @@ void runDaemon(const Config& config)
     current = &agent;
     std::optional<StatusServer> status = startStatus(config, metrics);
     Housekeeping housekeeping(store, servers, config.history);
-    control.start(agent);
+    control.start(agent, context);
     sd_notify(0, "READY=1\nSTATUS=following the domains of libvirt");
     agent.run(signals.token(), [] { sd_notify(0, "WATCHDOG=1"); });
     control.stop();

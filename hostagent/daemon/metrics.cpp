@@ -22,9 +22,13 @@ bool isState(const std::string& word)
         allStates, [&](State state) { return toString(state) == word; });
 }
 
-StatusPage jsonPage(unsigned status, const Json& body)
+/** What a boot server calls its steps, as long as it is one of those that
+ * there are (airlockctl(1)): each other word would be a series for ever. */
+std::string bootStep(const std::string& word)
 {
-    return {status, "application/json", dumpJson(body) + "\n"};
+    constexpr std::string_view known[] = {"queue", "copy",   "start", "boot",
+                                          "save",  "memory", "digest"};
+    return std::ranges::find(known, word) == std::end(known) ? "other" : word;
 }
 
 } // namespace
@@ -177,9 +181,10 @@ try
             continue; // that is what stages_ has
         }
         bool ours = step.starts_with(handOver);
-        steps_.observe({{"stage", ours ? "admitting" : "booting"},
-                        {"step", ours ? step.substr(handOver.size()) : step}},
-                       seconds);
+        steps_.observe(
+            {{"stage", ours ? "admitting" : "booting"},
+             {"step", ours ? step.substr(handOver.size()) : bootStep(step)}},
+            seconds);
     }
     return word;
 }
@@ -194,39 +199,14 @@ void HostMetrics::alerted(const Alert& alert)
     alerts_.add({{"what", alert.what}});
 }
 
-StatusPage HostMetrics::health()
-{
-    Json reasons = Json::array();
-    bool connected = connected_();
-    if (!connected)
-    {
-        reasons.push_back("libvirt is not connected");
-    }
-    std::string trouble = storeCheck_.trouble();
-    if (!trouble.empty())
-    {
-        reasons.push_back(trouble);
-    }
-    bool well = reasons.empty();
-    return jsonPage(well ? 200 : 503, {{"status", well ? "ok" : "failing"},
-                                       {"version", AIRLOCK_VERSION},
-                                       {"libvirt", connected},
-                                       {"store", trouble.empty()},
-                                       {"reasons", reasons}});
-}
-
 StatusPage HostMetrics::page(const std::string& path)
 {
-    if (path == "/metrics")
-    {
-        return {200, metrics::contentType, registry_.text()};
-    }
-    if (path == "/health")
-    {
-        return health();
-    }
-    return {404, "text/plain; charset=utf-8",
-            "there are /metrics and /health\n"};
+    return daemonPage(path, registry_, AIRLOCK_VERSION, [this] {
+        return std::vector<HealthPart>{
+            {"libvirt", connected_() ? "" : "libvirt is not connected"},
+            {"store", storeCheck_.trouble()},
+        };
+    });
 }
 
 } // namespace airlock::host

@@ -38,7 +38,6 @@ class HostMetrics
     void ended(const VmRecord& before, const VmRecord& now,
                const std::string& job);
     std::string observeJob(const std::string& id);
-    StatusPage health();
 
     Store& store_;
     const ServerPool& servers_;

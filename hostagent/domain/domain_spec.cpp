@@ -570,6 +570,21 @@ DomainSpec parseDomain(std::string_view xml)
     return Reader(document.document_element()).read();
 }
 
+std::set<std::string> nicsWithoutLink(std::string_view xml)
+{
+    pugi::xml_document document = xml::parseDomainDocument(xml);
+    std::set<std::string> out;
+    for (const pugi::xml_node& node :
+         document.document_element().child("devices").children("interface"))
+    {
+        if (attribute(node.child("link"), "state") == "down")
+        {
+            out.insert(aliasOf(node));
+        }
+    }
+    return out;
+}
+
 void checkBootedPolicy(std::string_view policy)
 {
     auto refusePolicy = [&](std::string_view why) {

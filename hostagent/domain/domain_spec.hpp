@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -110,6 +111,10 @@ std::string domainName(std::string_view xml);
  * on the boot machine.
  */
 DomainSpec parseDomain(std::string_view xml);
+
+/** The aliases of the network cards whose link somebody has taken down
+ * (<link state='down'/>). Of any domain XML; Refused when it is none. */
+std::set<std::string> nicsWithoutLink(std::string_view xml);
 
 /** Throws Refused for a policy that no boot server knows the form of. */
 void checkBootedPolicy(std::string_view policy);

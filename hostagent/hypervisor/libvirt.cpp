@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <mutex>
 
 namespace airlock::host
 {
@@ -52,32 +53,6 @@ std::string uuidOf(virDomainPtr domain)
     return text.data();
 }
 
-void notify(void* opaque, virDomainPtr domain)
-{
-    try
-    {
-        static_cast<Connection*>(opaque)->notify(uuidOf(domain));
-    }
-    catch (const Error&)
-    {
-        // The domain has gone; the regular look at all domains will notice.
-    }
-}
-
-int onLifecycle(virConnectPtr /*connection*/, virDomainPtr domain,
-                int /*event*/, int /*detail*/, void* opaque)
-{
-    notify(opaque, domain);
-    return 0;
-}
-
-void onTrap(virConnectPtr /*connection*/, virDomainPtr domain,
-            const char* /*event*/, long long /*seconds*/,
-            unsigned int /*micros*/, const char* /*details*/, void* opaque)
-{
-    notify(opaque, domain);
-}
-
 /** The "return" of an answer of QEMU that libvirt passed on. */
 Json takeAnswer(std::string_view command, const char* text)
 {
@@ -106,24 +81,37 @@ std::string commandText(std::string_view command, const Json& arguments)
     return dumpJson(out);
 }
 
-} // namespace
-
-void FreeLibvirt::operator()(_virConnect* connection) const
+class LibvirtDomain : public Domain
 {
-    virConnectClose(connection);
-}
+  public:
+    explicit LibvirtDomain(std::unique_ptr<_virDomain, FreeLibvirt> domain);
 
-void FreeLibvirt::operator()(_virDomain* domain) const
-{
-    virDomainFree(domain);
-}
+    const std::string& uuid() const override { return uuid_; }
+    const std::string& name() const override { return name_; }
+    std::string xml() const override;
+    RunState state() const override;
+    int id() const override;
+    void resume() override;
+    void suspend() override;
+    Json execute(std::string_view command, const Json& arguments,
+                 Milliseconds timeout) override;
+    Json executeWithFd(std::string_view command, const Json& arguments, int fd,
+                       Milliseconds timeout) override;
+    Json executeInGuest(std::string_view command, const Json& arguments,
+                        std::chrono::seconds timeout) override;
 
-Domain::Domain(std::unique_ptr<_virDomain, FreeLibvirt> domain)
+  private:
+    std::unique_ptr<_virDomain, FreeLibvirt> domain_;
+    std::string uuid_;
+    std::string name_;
+};
+
+LibvirtDomain::LibvirtDomain(std::unique_ptr<_virDomain, FreeLibvirt> domain)
     : domain_(std::move(domain)), uuid_(uuidOf(domain_.get())),
       name_(virDomainGetName(domain_.get()))
 {}
 
-std::string Domain::xml() const
+std::string LibvirtDomain::xml() const
 {
     Text text(virDomainGetXMLDesc(domain_.get(), 0));
     if (!text)
@@ -133,7 +121,7 @@ std::string Domain::xml() const
     return text.get();
 }
 
-RunState Domain::state() const
+RunState LibvirtDomain::state() const
 {
     int state = 0;
     if (virDomainGetState(domain_.get(), &state, nullptr, 0) != 0)
@@ -153,13 +141,13 @@ RunState Domain::state() const
     }
 }
 
-int Domain::id() const
+int LibvirtDomain::id() const
 {
     unsigned id = virDomainGetID(domain_.get());
     return id == ~0U ? -1 : static_cast<int>(id);
 }
 
-void Domain::resume()
+void LibvirtDomain::resume()
 {
     if (virDomainResume(domain_.get()) != 0)
     {
@@ -167,7 +155,7 @@ void Domain::resume()
     }
 }
 
-void Domain::suspend()
+void LibvirtDomain::suspend()
 {
     if (virDomainSuspend(domain_.get()) != 0)
     {
@@ -175,8 +163,8 @@ void Domain::suspend()
     }
 }
 
-Json Domain::execute(std::string_view command, const Json& arguments,
-                     Milliseconds /*timeout*/)
+Json LibvirtDomain::execute(std::string_view command, const Json& arguments,
+                            Milliseconds /*timeout*/)
 {
     char* answer = nullptr;
     std::string text = commandText(command, arguments);
@@ -189,8 +177,9 @@ Json Domain::execute(std::string_view command, const Json& arguments,
     return takeAnswer(command, Text(answer).get());
 }
 
-Json Domain::executeWithFd(std::string_view command, const Json& arguments,
-                           int fd, Milliseconds /*timeout*/)
+Json LibvirtDomain::executeWithFd(std::string_view command,
+                                  const Json& arguments, int fd,
+                                  Milliseconds /*timeout*/)
 {
     char* answer = nullptr;
     std::string text = commandText(command, arguments);
@@ -203,8 +192,9 @@ Json Domain::executeWithFd(std::string_view command, const Json& arguments,
     return takeAnswer(command, Text(answer).get());
 }
 
-Json Domain::executeInGuest(std::string_view command, const Json& arguments,
-                            std::chrono::seconds timeout)
+Json LibvirtDomain::executeInGuest(std::string_view command,
+                                   const Json& arguments,
+                                   std::chrono::seconds timeout)
 {
     std::string text = commandText(command, arguments);
     Text answer(virDomainQemuAgentCommand(
@@ -217,14 +207,100 @@ Json Domain::executeInGuest(std::string_view command, const Json& arguments,
     return parseJson(answer.get(), "guest agent");
 }
 
+} // namespace
+
+void FreeLibvirt::operator()(_virConnect* connection) const
+{
+    virConnectClose(connection);
+}
+
+void FreeLibvirt::operator()(_virDomain* domain) const
+{
+    virDomainFree(domain);
+}
+
+/** Gets libvirt's events. libvirt may still be calling back when a connection
+ * ends, or after it could not be set up, so this outlives it. */
+class Connection::Listener
+{
+  public:
+    explicit Listener(OnDomainEvent onEvent) : onEvent_(std::move(onEvent)) {}
+
+    /** No call goes on then, and none comes. */
+    void stop()
+    {
+        std::lock_guard lock(mutex_);
+        onEvent_ = nullptr;
+    }
+
+    /** A share for libvirt, with forget() to give it back. */
+    static void* share(const std::shared_ptr<Listener>& listener)
+    {
+        return std::make_unique<std::shared_ptr<Listener>>(listener).release();
+    }
+
+    static void forget(void* opaque)
+    {
+        std::unique_ptr<std::shared_ptr<Listener>>(
+            static_cast<std::shared_ptr<Listener>*>(opaque));
+    }
+
+    static int onLifecycle(virConnectPtr /*connection*/, virDomainPtr domain,
+                           int /*event*/, int /*detail*/, void* opaque)
+    {
+        notify(opaque, domain);
+        return 0;
+    }
+
+    static void onTrap(virConnectPtr /*connection*/, virDomainPtr domain,
+                       const char* /*event*/, long long /*seconds*/,
+                       unsigned int /*micros*/, const char* /*details*/,
+                       void* opaque)
+    {
+        notify(opaque, domain);
+    }
+
+  private:
+    static void notify(void* opaque, virDomainPtr domain)
+    {
+        Listener& self = **static_cast<std::shared_ptr<Listener>*>(opaque);
+        std::lock_guard lock(self.mutex_);
+        if (!self.onEvent_)
+        {
+            return;
+        }
+        try
+        {
+            self.onEvent_(uuidOf(domain));
+        }
+        catch (const Error&)
+        {
+            // The domain has gone; the regular look at all domains will
+            // notice.
+        }
+    }
+
+    std::mutex mutex_;
+    OnDomainEvent onEvent_;
+};
+
 Connection::Connection(const std::string& uri, OnDomainEvent onEvent)
-    : onEvent_(std::move(onEvent)), connection_(virConnectOpen(uri.c_str()))
+    : listener_(std::make_shared<Listener>(std::move(onEvent))),
+      connection_(virConnectOpen(uri.c_str()))
 {
     if (!connection_)
     {
         throw lastError("cannot connect to libvirt at " + uri);
     }
-    listen();
+    try
+    {
+        listen();
+    }
+    catch (...)
+    {
+        listener_->stop();
+        throw;
+    }
 }
 
 void Connection::listen()
@@ -232,27 +308,35 @@ void Connection::listen()
     virConnectPtr connection = connection_.get();
     // Local connections have no use for it and say so.
     virConnectSetKeepAlive(connection, keepAliveInterval, keepAliveCount);
-    int lifecycle = virConnectDomainEventRegisterAny(
+    void* share = Listener::share(listener_);
+    lifecycleEvents_ = virConnectDomainEventRegisterAny(
         connection, nullptr, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-        VIR_DOMAIN_EVENT_CALLBACK(onLifecycle), this, nullptr);
-    if (lifecycle < 0)
+        VIR_DOMAIN_EVENT_CALLBACK(&Listener::onLifecycle), share,
+        &Listener::forget);
+    if (lifecycleEvents_ < 0)
     {
-        throw lastError("cannot listen to libvirt's events");
+        LibvirtError error = lastError("cannot listen to libvirt's events");
+        Listener::forget(share);
+        throw error;
     }
-    lifecycleEvents_.push_back(lifecycle);
+    share = Listener::share(listener_);
     trapEvents_ = virConnectDomainQemuMonitorEventRegister(
-        connection, nullptr, trapEvent, onTrap, this, nullptr, 0);
+        connection, nullptr, trapEvent, &Listener::onTrap, share,
+        &Listener::forget, 0);
     if (trapEvents_ < 0)
     {
-        throw lastError("cannot listen to QEMU's trap event");
+        LibvirtError error = lastError("cannot listen to QEMU's trap event");
+        Listener::forget(share);
+        throw error;
     }
 }
 
 Connection::~Connection()
 {
-    for (int event : lifecycleEvents_)
+    listener_->stop();
+    if (lifecycleEvents_ >= 0)
     {
-        virConnectDomainEventDeregisterAny(connection_.get(), event);
+        virConnectDomainEventDeregisterAny(connection_.get(), lifecycleEvents_);
     }
     if (trapEvents_ >= 0)
     {
@@ -284,7 +368,7 @@ std::vector<std::shared_ptr<Domain>> Connection::activeDomains() const
     std::vector<std::shared_ptr<Domain>> out;
     for (auto& handle : handles)
     {
-        out.push_back(std::make_shared<Domain>(std::move(handle)));
+        out.push_back(std::make_shared<LibvirtDomain>(std::move(handle)));
     }
     return out;
 }
@@ -295,7 +379,7 @@ std::shared_ptr<Domain> Connection::find(const std::string& uuid) const
         virDomainLookupByUUIDString(connection_.get(), uuid.c_str()));
     if (handle)
     {
-        return std::make_shared<Domain>(std::move(handle));
+        return std::make_shared<LibvirtDomain>(std::move(handle));
     }
     LibvirtError error = lastError("cannot look up domain " + uuid);
     if (error.code() != VIR_ERR_NO_DOMAIN)

@@ -61,7 +61,11 @@ CREATE INDEX jobs_by_outcome ON jobs (outcome, started);
 CREATE INDEX jobs_by_end ON jobs (ended);
 )sql";
 
-constexpr std::string_view steps_[] = {version1, version2};
+constexpr std::string_view version3 = R"sql(
+ALTER TABLE jobs ADD COLUMN figures TEXT NOT NULL DEFAULT '{}';
+)sql";
+
+constexpr std::string_view steps_[] = {version1, version2, version3};
 
 int pragma(SQLite::Database& database, const char* name)
 {

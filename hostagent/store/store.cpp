@@ -68,6 +68,22 @@ std::map<std::string, double> secondsFromText(const std::string& text)
     return out;
 }
 
+std::string figuresToText(const Figures& figures)
+{
+    return dumpJson(Json(figures));
+}
+
+Figures figuresFromText(const std::string& text)
+{
+    Json json = parseJson(text, "jobs.figures");
+    Figures out;
+    for (const auto& [name, value] : json.items())
+    {
+        out[name] = JsonField(value, "jobs.figures").u64();
+    }
+    return out;
+}
+
 constexpr const char* vmColumns =
     "uuid, name, state, generation, job_id, boot_server, attempts, since, "
     "reason, nonce";
@@ -90,7 +106,7 @@ VmRecord readVm(SQLite::Statement& row)
 
 constexpr const char* jobColumns =
     "id, uuid, name, tenant, generation, server, started, ended, result, "
-    "seconds";
+    "seconds, figures";
 
 JobRecord readJob(SQLite::Statement& row)
 {
@@ -108,6 +124,7 @@ JobRecord readJob(SQLite::Statement& row)
     }
     job.result = row.getColumn(8).getString();
     job.seconds = secondsFromText(row.getColumn(9).getString());
+    job.figures = figuresFromText(row.getColumn(10).getString());
     return job;
 }
 
@@ -210,6 +227,12 @@ bool mayFollow(State from, State to)
     return from != State::running || to == State::trapped;
 }
 
+bool deltaPending(const VmRecord& vm)
+{
+    return vm.state == State::applying ||
+           vm.marks.contains(incompleteDeltaMark);
+}
+
 class Store::Impl
 {
   public:
@@ -285,7 +308,9 @@ class Store::Impl
         SQLite::Transaction transaction(*database_,
                                         SQLite::TransactionBehavior::IMMEDIATE);
         VmRecord record = expect(uuid, from);
-        if (!mayFollow(from, to))
+        bool kept = to == State::held || to == State::applying;
+        bool pending = from == State::held && deltaPending(record);
+        if (!mayFollow(from, to) || (pending && !kept))
         {
             throw Error(fmt::format("{} may not go from {} to {}", record.name,
                                     toString(from), toString(to)));
@@ -298,6 +323,11 @@ class Store::Impl
         record.since = from == to ? record.since : clock_();
         write(record);
         writeMarks(uuid, clear, change.marks);
+        if (change.discardDelta)
+        {
+            run("DELETE FROM marks WHERE uuid = ? AND step = ?", uuid,
+                incompleteDeltaMark);
+        }
         writeJobs(change);
         VmRecord out = *vm(uuid);
         transaction.commit();
@@ -481,8 +511,9 @@ class Store::Impl
             const JobEnd& end = *change.closeJob;
             int closed =
                 run("UPDATE jobs SET ended = ?, result = ?, "
-                    "seconds = ? WHERE id = ? AND ended IS NULL",
-                    now(), end.result, secondsToText(end.seconds), end.id);
+                    "seconds = ?, figures = ? WHERE id = ? AND ended IS NULL",
+                    now(), end.result, secondsToText(end.seconds),
+                    figuresToText(end.figures), end.id);
             if (closed != 1)
             {
                 throw Error("no job " + printable(end.id) + " is open");

@@ -81,6 +81,17 @@ struct VmRecord
     std::map<std::string, Timestamp> marks;
 };
 
+/** Mark of a VM that is held while a delta is only half applied. */
+inline constexpr const char* incompleteDeltaMark = "delta-incomplete";
+
+/** Whether its disks may be half written: then the delta must stay, and
+ * nothing but its completion leads on. */
+bool deltaPending(const VmRecord& vm);
+
+/** What a job moved, by name: "memory-bytes", "disk-0-delta-bytes",
+ * "sections-kept"; listed in airlockctl(1). */
+using Figures = std::map<std::string, std::uint64_t>;
+
 /** A job in the history, open while `ended` is missing. */
 struct JobRecord
 {
@@ -94,6 +105,7 @@ struct JobRecord
     std::optional<Timestamp> ended;
     std::string result; ///< "done", or a word and a reason; empty while open
     std::map<std::string, double> seconds; ///< by stage
+    Figures figures;
 };
 
 struct JobEnd
@@ -101,6 +113,7 @@ struct JobEnd
     std::string id;
     std::string result;
     std::map<std::string, double> seconds;
+    Figures figures;
 };
 
 /** What changes together with a state. What is missing stays as it is. */
@@ -114,6 +127,7 @@ struct Change
     std::optional<std::string> nonce;
     std::vector<std::string> marks; ///< steps that are done by now
     bool clearMarks = false;        ///< before `marks` are added
+    bool discardDelta = false;      ///< removes incompleteDeltaMark
     std::optional<JobRecord> openJob;
     std::optional<JobEnd> closeJob; ///< closed before `openJob` is opened
 };
@@ -179,8 +193,10 @@ class Store
     /** From one state to another, with all of `change`, or not at all.
      *
      * Throws StateConflict when the VM is not in `from`, Error when it is not
-     * known or mayFollow() forbids it. `from` and `to` may be equal: `since` is
-     * then kept. Returns what is stored now.
+     * known, when mayFollow() forbids it, or when it is held with a delta that
+     * is only half applied and would be neither held nor `applying` then.
+     * `from` and `to` may be equal: `since` is then kept. Returns what is
+     * stored now.
      */
     VmRecord transition(const std::string& uuid, State from, State to,
                         const Change& change = {});

@@ -77,7 +77,8 @@ END
     daemon=$!
     local try
     for try in {1..100}; do
-        if virsh_ version >/dev/null 2>&1; then
+        # Not "version", which asks the machine's own QEMU.
+        if virsh_ list >/dev/null 2>&1; then
             return
         fi
         kill -0 "$daemon" 2>/dev/null || break

@@ -11,12 +11,12 @@
  */
 #include "common/error.hpp"
 #include "common/table.hpp"
-#include "libvirt_rig.hpp"
 #include "paired.hpp"
+#include "tools/rig/host_rig.hpp"
+#include "tools/rig/job_stages.hpp"
 
 #include <fmt/format.h>
 
-#include <array>
 #include <chrono>
 #include <cstdio>
 
@@ -26,8 +26,8 @@ namespace
 {
 
 using Clock = std::chrono::steady_clock;
-using test::DomainCase;
-using test::HostRig;
+using rig::DomainCase;
+using rig::HostRig;
 
 constexpr Milliseconds bootTime = std::chrono::minutes(6);
 /** While a guest boots it is asked so often whether it answers. */
@@ -37,8 +37,8 @@ constexpr Milliseconds patience{300};
 class Guest
 {
   public:
-    Guest(const test::GuestCase& guest, bool plain)
-        : rig_({domainOf(guest, plain)}, {"", "", !plain})
+    Guest(const rig::GuestCase& guest, bool plain)
+        : rig_({domainOf(guest, plain)}, settingsOf(plain))
     {
         rig_.guest().start();
         bootId_ = rig_.guest().waitOtherLife("", bootTime);
@@ -66,7 +66,7 @@ class Guest
     }
 
   private:
-    static DomainCase domainOf(const test::GuestCase& guest, bool plain)
+    static DomainCase domainOf(const rig::GuestCase& guest, bool plain)
     {
         DomainCase out;
         out.guest = guest;
@@ -74,15 +74,15 @@ class Guest
         return out;
     }
 
+    static rig::RigSettings settingsOf(bool plain)
+    {
+        rig::RigSettings out;
+        out.daemons = !plain;
+        return out;
+    }
+
     HostRig rig_;
     std::string bootId_;
-};
-
-/** In the order in which they come; those within another one are indented. */
-constexpr std::array stageOrder = {
-    "trapped",   "exporting", "booting",  "  queue",  "  copy",
-    "  start",   "  boot",    "  save",   "  memory", "  digest",
-    "returning", "admitting", "applying",
 };
 
 void printStages(const std::map<std::string, double>& mean, double whole)
@@ -91,15 +91,14 @@ void printStages(const std::map<std::string, double>& mean, double whole)
                  {"seconds", Table::Align::right},
                  {"share", Table::Align::right}});
     double listed = 0;
-    for (const char* title : stageOrder)
+    for (const rig::JobStage& stage : rig::jobStages)
     {
-        std::string name(title);
-        bool inner = name.front() == ' ';
-        auto found = mean.find(inner ? name.substr(2) : name);
+        auto found = mean.find(stage.name);
         if (found != mean.end())
         {
-            listed += inner ? 0 : found->second;
-            table.row({name, fmt::format("{:.2f}", found->second),
+            listed += stage.depth == 0 ? found->second : 0;
+            table.row({std::string(2 * stage.depth, ' ') + stage.name,
+                       fmt::format("{:.2f}", found->second),
                        fmt::format("{:.1f} %", found->second / whole * 100)});
         }
     }
@@ -109,7 +108,7 @@ void printStages(const std::map<std::string, double>& mean, double whole)
     std::fflush(stdout);
 }
 
-Json measure(const Options& options, const test::GuestCase& guest)
+Json measure(const Options& options, const rig::GuestCase& guest)
 {
     fmt::print("Debian 12, {} kernel, {} vCPUs, {} MiB\n", guest.kernel,
                guest.vcpus, guest.memory >> 20);

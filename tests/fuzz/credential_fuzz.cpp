@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
         if (size > 0 && data[0] == 'P')
         {
             const ByteView area = all.subspan(1);
-            const Bytes again = endorsementKey(area, "key").marshal();
+            const Bytes again = parentKey(area, "key").marshal();
             if (!equalConstantTime(again, area))
             {
                 std::abort();

@@ -8,7 +8,8 @@ namespace
 using namespace airlock;
 using namespace airlock::trust;
 
-/** A key that nobody has the other half of: the generator of the curve. */
+/** Any point of the curve will do: its generator. (The other half of that key is
+ * 1; but a fuzzer does not sign.) */
 AttestationKey someKey()
 {
     static const Bytes x = *fromHex("6b17d1f2e12c4247f8bce6e563a440f277037d812d"

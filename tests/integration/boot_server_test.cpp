@@ -112,8 +112,9 @@ TEST(BootServer, bootsAGuestWhichThenRunsOnTheProductionMachine)
     ASSERT_EQ(status.state, JobState::done)
         << dumpJson(status.toJson()) << rig.log();
     Clock::time_point fetch = Clock::now();
-    handover::Bundle bundle = client.fetchBundle(id);
-    bundle.requireJob(job.request().job);
+    handover::Bundle bundle = client.fetchBundle(id, [&](const auto& manifest) {
+        vm::requireAnswer(manifest, job.request().job, files.spec());
+    });
     applyDelta(client, id, status, files.spec().disks[0]);
     std::printf("fetch: %.2f s; whole job: %.2f s; stages: %s\n",
                 secondsSince(fetch), secondsSince(start),
@@ -150,7 +151,9 @@ TEST(BootServer, aBootThatIsKilledWithItsServerIsDoneAgain)
     boot::JobStatus status = rig.waitFinished(client, id, bootTime);
     EXPECT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
     EXPECT_EQ(status.tries, 2U);
-    client.fetchBundle(id).requireJob(job.request().job);
+    client.fetchBundle(id, [&](const auto& manifest) {
+        manifest.requireJob(job.request().job);
+    });
 }
 
 TEST(BootServer, aGuestThatDoesNotComeUpFailsItsJobInTime)

@@ -1,7 +1,8 @@
 /** A domain with a disk of each kind: what the guest writes and discards while
  * it boots arrives on each, what is read-only stays as it was. */
 #include "common/error.hpp"
-#include "libvirt_rig.hpp"
+#include "devmodel/vm/qemu_argv.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -11,6 +12,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 

@@ -1,11 +1,6 @@
 #include "guest_files.hpp"
 
 #include "common/error.hpp"
-#include "common/process.hpp"
-
-#include <fmt/format.h>
-
-#include <cstdlib>
 
 namespace airlock::test
 {
@@ -14,42 +9,17 @@ namespace
 {
 
 constexpr Milliseconds coldTime = std::chrono::seconds(30);
-constexpr std::uint64_t gib = 1ULL << 30;
-
-/** A disk of a gigabyte is nothing for a /tmp in memory. */
-std::string preferVarTmp()
+std::string testFiles()
 {
-    ::setenv("TMPDIR", "/var/tmp", 0);
+    rig::preferVarTmp();
     return "airlock-test";
-}
-
-void copyImage(const std::filesystem::path& from,
-               const std::filesystem::path& to)
-{
-    SpawnOptions options;
-    options.argv = {"cp", "--reflink=auto", "--sparse=always", from.string(),
-                    to.string()};
-    ProcessOutput output = runProgram(options, std::chrono::minutes(10));
-    if (!output.status.ok())
-    {
-        throw Error("cannot copy the guest's image (tools/build-image makes "
-                    "it): " +
-                    output.err);
-    }
 }
 
 } // namespace
 
-std::string GuestCase::name() const
+GuestFiles::GuestFiles(const GuestCase& guest) : directory_(testFiles())
 {
-    return fmt::format("{}_{}cpu_{}GiB_{}", kernel, vcpus, memory / gib,
-                       msix ? "msix" : "intx");
-}
-
-GuestFiles::GuestFiles(const GuestCase& guest) : directory_(preferVarTmp())
-{
-    std::filesystem::path build = vm::defaultBuildDirectory();
-    vm::QemuBuilds qemu = vm::findQemuBuilds(build);
+    vm::QemuBuilds qemu = vm::findQemuBuilds(vm::defaultBuildDirectory());
     productionQemu_ = qemu.production;
     spec_.name = "test";
     spec_.uuid = "9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601";
@@ -58,8 +28,7 @@ GuestFiles::GuestFiles(const GuestCase& guest) : directory_(preferVarTmp())
     spec_.msix = guest.msix;
     spec_.disks = {{directory_.path() / "disk.raw", false}};
     spec_.nics = {{"52:54:00:a1:0c:02"}};
-    copyImage(build / "images" / ("debian12-" + guest.kernel + ".raw"),
-              spec_.disks.front().image);
+    rig::copyImage(rig::imageOf(guest.kernel), spec_.disks.front().image);
     site_.qemu = qemu.boot;
     site_.log = directory_.path() / "boot.log";
 }

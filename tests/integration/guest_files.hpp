@@ -2,26 +2,15 @@
 
 #include "common/file.hpp"
 #include "devmodel/vm/hand_over.hpp"
+#include "tools/rig/guest_case.hpp"
 
-#include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
 
 namespace airlock::test
 {
 
-/** What a test wants of its guest. */
-struct GuestCase
-{
-    std::string kernel = "cloud"; ///< of tools/build-image
-    unsigned vcpus = 2;
-    std::uint64_t memory = 1ULL << 30;
-    bool msix = true;
-
-    /** "standard_2cpu_1GiB_msix", good as the name of a test. */
-    std::string name() const;
-};
+using rig::GuestCase;
 
 /** A copy of our image and all that it takes to start a guest from it, from
  * what tools/build-qemu and tools/build-image made. The copy goes away with

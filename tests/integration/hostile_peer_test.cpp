@@ -122,7 +122,9 @@ class HostilePeer : public testing::Test
             rig.waitFinished(good, id, std::chrono::minutes(3));
         EXPECT_EQ(status.state, JobState::done)
             << dumpJson(status.toJson()) << rig.log();
-        good.fetchBundle(id).requireJob(request.job);
+        good.fetchBundle(id, [this](const auto& manifest) {
+            manifest.requireJob(request.job);
+        });
         EXPECT_LT(residentBytes(), memoryBefore + 48 * mib);
         EXPECT_EQ(rig.stop(), 0);
     }

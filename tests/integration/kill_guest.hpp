@@ -1,6 +1,6 @@
 #pragma once
 
-#include "libvirt_rig.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <cstdint>
 #include <map>
@@ -8,6 +8,8 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
 
 /** The first guest of a rig, a tiny one, that writes to its disk until it is
  * rebooted, and what it was told is durable. In each life it writes numbered

@@ -8,7 +8,7 @@
 #include "common/error.hpp"
 #include "common/table.hpp"
 #include "kill_guest.hpp"
-#include "libvirt_rig.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -23,6 +23,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 

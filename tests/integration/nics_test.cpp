@@ -2,7 +2,8 @@
  * boots and nothing of it is on the wire; on the production host the card has a
  * carrier and the guest gets its address by DHCP, in every life. */
 #include "common/error.hpp"
-#include "libvirt_rig.hpp"
+#include "devmodel/vm/qemu_argv.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -11,6 +12,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 

@@ -5,7 +5,7 @@
 #include "common/socket.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
 #include "hostagent/control/client.hpp"
-#include "libvirt_rig.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -20,6 +20,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 

@@ -2,7 +2,7 @@
  * are started at once, then all are reset at once. All come back, none starves,
  * and the limits on jobs and boots at once are kept. */
 #include "hostagent/control/protocol.hpp"
-#include "libvirt_rig.hpp"
+#include "tools/rig/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -14,6 +14,9 @@
 
 namespace airlock::test
 {
+
+using namespace rig;
+
 namespace
 {
 

@@ -143,6 +143,13 @@ bool SwitchNet::portBecomes(const std::string& state)
     return false;
 }
 
+MacAddress SwitchNet::bootAddressNow()
+{
+    MacAddress out;
+    boot_.run([&out] { out = addressOf("eth0"); });
+    return out;
+}
+
 std::size_t SwitchNet::framesOfOthers()
 {
     std::size_t out = 0;

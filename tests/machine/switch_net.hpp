@@ -34,6 +34,8 @@ class SwitchNet
     const NetNamespace& boot() const { return boot_; }
     /** A host agent on the production host; to be used there. */
     boot::Client client(const std::string& name = "host1");
+    /** Of the boot host's interface. */
+    MacAddress bootAddressNow();
     /** Frames that came out of the production port since the last call and are
      * neither the switch's nor the production host's own. */
     std::size_t framesOfOthers();

@@ -32,14 +32,19 @@ shell_scripts() {
 # private_names: an expression for what belongs to one machine. The hosts are
 # those of its own apt and the package hosts of its distribution's domain, the
 # paths its build directory, temporary ones, people's homes, and where it is
-# checked out: the whole top directory if that is not a standard one.
+# checked out: the whole top directory if that is not a standard one. Checked
+# out as /airlock, only what is in there: tests have such names.
 private_names() {
-    local domain host top=/${AIRLOCK_ROOT#/}
+    local domain host entries top=/${AIRLOCK_ROOT#/}
     top=/$(cut -d/ -f2 <<<"$top")
     case ${top#/} in
     bin | boot | dev | etc | home | lib* | media | mnt | opt | proc | root | \
         run | sbin | srv | sys | tmp | usr | var) top=$AIRLOCK_ROOT ;;
     esac
+    if [[ $top == "$AIRLOCK_ROOT" ]]; then
+        entries=$(tracked | cut -d/ -f1 | sort -u | paste -sd'|')
+        top+="/(${entries//./\\.})"
+    fi
     domain=$(. /etc/os-release && printf '%s' "${HOME_URL:-}" |
         sed -E 's|^[a-z]+://(www\.)?([^/]+).*|\2|; s/\./\\./g')
     # Without one, an expression that everything matches: a failure.

@@ -1,11 +1,12 @@
 # shellcheck shell=bash
-# qtest: our devices in both QEMUs, driven by QEMU's own qtest
+# qtest: both machines: what they have, against the catalog; trap and devices
 # shellcheck disable=SC2034 # read by tools/check
 needs="cpp qtest"
 
 run_suite() {
     local build dir program
-    # Tests of the trap under KVM are ours: qtest has no vCPU that runs.
+    # Ours: the trap under KVM (qtest has no vCPU that runs), and the boot
+    # machine, which takes a firmware to be complete.
     meson_suite qtest
     for build in production boot; do
         dir=$AIRLOCK_BUILD/qemu/$build

@@ -195,6 +195,22 @@ class Switch : public ::testing::Test
         return nullptr;
     }
 
+    static bool isUp(const std::string& port)
+    {
+        Json links = parseJson(
+            runTool({"ip", "-j", "link", "show", "up", "dev", port}), "ip");
+        return !links.empty() && links[0].contains("ifname");
+    }
+
+    /** Whether there was such an event. */
+    bool told(const std::string& what)
+    {
+        std::lock_guard lock(mutex);
+        return std::any_of(
+            events.begin(), events.end(),
+            [&](const Json& event) { return event["what"] == what; });
+    }
+
     MacAddress address(const std::string& port, std::uint64_t epoch = 1)
     {
         return epoch::hostAddress(rootOf(port == "boot0" ? 7 : 8), epoch);

@@ -1,5 +1,8 @@
 #include "tests/switch/switch_fixture.hpp"
+#include "tools/switchd/fence.hpp"
 
+#include <fmt/format.h>
+#include <nftables/libnftables.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
@@ -13,6 +16,42 @@ namespace
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
+
+TEST_F(Switch, AnotherEnrolmentOrRootEndsTheLease)
+{
+    startEnrolled();
+    openPort("boot0");
+    enroll("boot0", Method::mac96, 9);
+    EXPECT_EQ(state("boot0"), "cut-off");
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    EXPECT_THAT(tableOf("boot0"), IsEmpty());
+    rig.through("boot0", hello(Method::mac96, 7, 2));
+    EXPECT_TRUE(
+        eventually([&] { return status("boot0")["misses"]["unknown"] >= 1; }));
+    rig.through("boot0", hello(Method::mac96, 9, 1));
+    ASSERT_TRUE(becomes("boot0", "open"));
+    agent->rotate("boot0", rootOf(10));
+    EXPECT_EQ(state("boot0"), "cut-off");
+    EXPECT_FALSE(passes("boot0", epoch::hostAddress(rootOf(9), 1)));
+    rig.through("boot0", hello(Method::mac96, 10, 1));
+    EXPECT_TRUE(becomes("boot0", "open"));
+}
+
+TEST_F(Switch, BroadcastsStayOutWhereNobodyWantsThem)
+{
+    settings.ports[0].broadcast = false;
+    startEnrolled();
+    openPort("boot0");
+    openPort("boot1");
+    auto seen = rig.through("prod0", frame(everybody, prod, dataType));
+    EXPECT_EQ(seen["boot0"].size(), 0U);
+    EXPECT_EQ(seen["boot1"].size(), 1U); // of the other kind
+    seen = rig.through("prod0", frame(address("boot0"), prod, dataType));
+    EXPECT_EQ(seen["boot0"].size(), 1U);
+    EXPECT_TRUE(passes("boot0", address("boot0")));
+    EXPECT_EQ(linkOf("boot0")["bcast_flood"], false);
+}
 
 TEST_F(Switch, EachAddressOpensOneLease)
 {
@@ -106,6 +145,122 @@ TEST_F(Switch, ALeaseEndsByItself)
     EXPECT_EQ(status("boot0")["reason"], "the lease has ended");
     EXPECT_FALSE(passes("boot0", address("boot0")));
     EXPECT_THAT(tableOf("boot0"), IsEmpty());
+    // By itself, and not because something went wrong.
+    EXPECT_TRUE(isUp("boot0"));
+    EXPECT_EQ(agent->status()["damage"], 0);
+    EXPECT_FALSE(told("a port could not be shut"));
+    openPort("boot0", 2);
+    EXPECT_TRUE(passes("boot0", address("boot0", 2)));
+}
+
+/** The kernel ends leases too, between any two steps of the agent. */
+TEST_F(Switch, APortIsShutWhileTheTimesOfItsLeasesEnd)
+{
+    sw::Fence fence({"boot0", "boot1"}, quarantine::defaultEtherType);
+    fence.install();
+    // They end one after the other: some of them while it shuts.
+    for (std::uint8_t i = 0; i < 200; i++)
+    {
+        fence.open("boot0", {{6, 0, 0, 0, 1, i}}, 1s, false);
+    }
+    EXPECT_NO_THROW(fence.close("boot0"));
+    for (const char* family : {"bridge", "netdev"})
+    {
+        std::string left =
+            runTool({"nft", "list", "set", family, "airlock", "live"});
+        EXPECT_THAT(left, Not(HasSubstr("boot0"))) << family;
+    }
+}
+
+TEST_F(Switch, APortIsShutWhereSomebodyHasRemovedTheTables)
+{
+    startEnrolled();
+    openPort("boot0");
+    openPort("boot1");
+    freeze();
+    runTool({"nft", "flush", "ruleset"});
+    EXPECT_NO_THROW(agent->cut("boot0", "test"));
+    EXPECT_TRUE(isUp("boot0"));
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    EXPECT_FALSE(passes("boot1", address("boot1")));
+    thaw(); // and then it sees that the hooks are missing
+    EXPECT_TRUE(becomes("boot1", "cut-off"));
+    EXPECT_TRUE(eventually([&] { return agent->status()["damage"] == 1; }));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
+}
+
+/** Tables that only their owner may change: nobody can shut anything. */
+class OwnedTables
+{
+  public:
+    OwnedTables() : nft_(nft_ctx_new(NFT_CTX_DEFAULT))
+    {
+        for (const char* family : {"bridge", "netdev"})
+        {
+            run(fmt::format("delete table {} airlock", family));
+            run(fmt::format("add table {} airlock {{ flags owner; }}", family));
+        }
+    }
+    ~OwnedTables() { nft_ctx_free(nft_); } // they go with it
+    OwnedTables(const OwnedTables&) = delete;
+    OwnedTables& operator=(const OwnedTables&) = delete;
+
+  private:
+    void run(const std::string& command)
+    {
+        EXPECT_EQ(nft_run_cmd_from_buffer(nft_, command.c_str()), 0) << command;
+    }
+
+    nft_ctx* nft_;
+};
+
+TEST_F(Switch, APortThatCannotBeShutIsDownUntilItCan)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    openPort("boot0");
+    {
+        OwnedTables owned;
+        EXPECT_TRUE(eventually([&] {
+            return told("a link was taken down: its port could not be shut");
+        }));
+        EXPECT_FALSE(isUp("boot0"));
+    }
+    EXPECT_TRUE(eventually([&] { return status("boot0")["link"] == "up"; }));
+    EXPECT_TRUE(told("a link was taken up again: its port is shut"));
+    std::uint64_t epoch = openAgain("boot0");
+    EXPECT_TRUE(passes("boot0", address("boot0", epoch)));
+}
+
+TEST_F(Switch, HooksThatCouldNotBeMadeAreTriedAgain)
+{
+    settings.checkEvery = 50ms;
+    startEnrolled();
+    EXPECT_EQ(agent->status()["hooks"], "bridge, netdev");
+    runTool({"ip", "link", "delete", "boot1"});
+    EXPECT_TRUE(
+        eventually([&] { return status("boot1")["link"] == "absent"; }));
+    // A chain of that name is in use.
+    auto nft = [](std::vector<std::string> words) {
+        words.insert(words.begin(), "nft");
+        runTool(words);
+    };
+    for (const char* what : {"add", "flush", "delete", "add"})
+    {
+        // Some kernels keep the hook's chain for the next of that name.
+        nft({what, "chain", "netdev", "airlock", "in_boot1"});
+    }
+    nft({"add", "chain", "netdev", "airlock", "user"});
+    nft({"add", "rule", "netdev", "airlock", "user", "jump", "in_boot1"});
+    rig.plug("boot1");
+    EXPECT_TRUE(
+        eventually([&] { return agent->status()["hooks"] == "bridge"; }));
+    nft({"delete", "chain", "netdev", "airlock", "user"});
+    EXPECT_TRUE(eventually(
+        [&] { return agent->status()["hooks"] == "bridge, netdev"; }));
+    EXPECT_EQ(agent->status()["damage"], 0);
+    openAgain("boot1");
 }
 
 TEST_F(Switch, HellosRenewALease)
@@ -263,6 +418,17 @@ TEST_F(Switch, WhatOthersChangeIsPutRightAndEndsLeases)
         {"nft", "flush", "ruleset"},
         {"nft", "delete", "table", "netdev", "airlock"},
         {"nft", "flush", "chain", "bridge", "airlock", "pre"},
+        {"nft", "flush", "set", "bridge", "airlock", "hidden"},
+        {"nft", "flush", "set", "netdev", "airlock", "expected"},
+        {"nft", "add", "element", "bridge", "airlock", "live",
+         "{ boot1 . " + stranger.text() + " timeout 60s }"},
+        {"nft", "add", "element", "netdev", "airlock", "talk",
+         "{ boot1 timeout 60s }"},
+        {"ip", "link", "set", "br0", "type", "bridge", "mcast_snooping", "1"},
+        {"ip", "link", "set", "br0", "type", "bridge", "group_fwd_mask",
+         "0x4000"},
+        {"ip", "link", "set", "br0", "type", "bridge", "no_linklocal_learn",
+         "0"},
     };
     for (std::vector<std::string> change : changes)
     {
@@ -325,6 +491,60 @@ TEST_F(Switch, ARotatedRootReplacesTheOldOne)
     rig.through("boot0", hello(Method::mac96, 9, 1));
     EXPECT_TRUE(becomes("boot0", "open"));
     EXPECT_EQ(status("boot0")["misses"]["unknown"], 1);
+}
+
+TEST_F(Switch, ALeaseThatOpensDuringADrainLasts)
+{
+    settings.checkEvery = 20ms;
+    startEnrolled();
+    openPort("boot0");
+    agent->rotateByHost("host-boot0", rootOf(9));
+    rig.through("boot0", hello(Method::mac96, 9, 1));
+    ASSERT_TRUE(becomes("boot0", "open"));
+    // Checks go by the ports' names: each of these was of boot0 before.
+    for (std::uint64_t damage = 1; damage < 4; damage++)
+    {
+        runTool({"bridge", "fdb", "add", stranger.text(), "dev", "boot1",
+                 "master", "static"});
+        EXPECT_TRUE(
+            eventually([&] { return agent->status()["damage"] == damage; }));
+        EXPECT_TRUE(eventually([&] { return tableOf("boot1").empty(); }));
+    }
+    EXPECT_EQ(state("boot0"), "open");
+    auto table = tableOf("boot0");
+    ASSERT_EQ(table.size(), 1U);
+    EXPECT_EQ(table[0]["mac"], epoch::hostAddress(rootOf(9), 1).text());
+}
+
+/** Not even for a moment, while a lease begins or ends. */
+TEST_F(Switch, FramesToALeaseGoNowhereElse)
+{
+    startEnrolled();
+    for (std::uint64_t epoch = 1; epoch <= 8; epoch++)
+    {
+        const Bytes bytes = frame(address("boot0", epoch), prod, dataType);
+        {
+            std::jthread sender([&](const std::stop_token& stop) {
+                while (!stop.stop_requested())
+                {
+                    rig.end("prod0").send(bytes);
+                    std::this_thread::sleep_for(50us);
+                }
+            });
+            rig.end("boot0").send(hello(Method::mac96, 7, epoch));
+            ASSERT_TRUE(becomes("boot0", "open"));
+            epoch % 2 == 0 ? agent->cut("boot0", "test")
+                           : static_cast<void>(agent->cutByHost("host-boot0"));
+        }
+        std::size_t flooded = 0;
+        for (const Caught& caught : rig.end("prod1").take())
+        {
+            flooded +=
+                caught.destination() == address("boot0", epoch) ? 1U : 0U;
+        }
+        EXPECT_EQ(flooded, 0U) << epoch;
+        rig.settle();
+    }
 }
 
 TEST_F(Switch, SecretAddressesAreNotTold)
@@ -485,6 +705,22 @@ TEST_F(SwitchQuote, AFreshProofOpensAndRenews)
     EXPECT_NE(again.nonce, challenge.nonce);
     EXPECT_TRUE(prove(self, again.nonce, proofFor("boot0", self, again.nonce)));
     EXPECT_EQ(status("boot0")["opened"], 1);
+}
+
+TEST_F(SwitchQuote, ALeaseEndsWhenItsAddressIsSeenAtAnyOtherPort)
+{
+    startQuoting();
+    enroll("boot1", Method::mac96, 8);
+    for (const char* port : {"boot1", "prod0"})
+    {
+        auto challenge = ask(self);
+        ASSERT_TRUE(prove(self, challenge.nonce,
+                          proofFor("boot0", self, challenge.nonce)));
+        rig.through(port, frame(everybody, self, dataType));
+        EXPECT_TRUE(becomes("boot0", "cut-off")) << port;
+        EXPECT_EQ(status("boot0")["reason"],
+                  std::string("its address was seen at ") + port);
+    }
 }
 
 TEST_F(SwitchQuote, ProofsThatDoNotHoldAreRefused)

@@ -1,8 +1,11 @@
 #include "tests/switch/switch_fixture.hpp"
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
+
+#include <fstream>
 
 /** What passes a boot port, and what does not. */
 namespace airlock::test
@@ -253,6 +256,34 @@ TEST_F(Switch, BootHostsDoNotReachEachOther)
     EXPECT_EQ(seen["prod0"].size(), 1U);
 }
 
+TEST_F(Switch, SaysAtOnceWhenTheKernelCannotWatchSoMuch)
+{
+    const char* limit = "/proc/sys/net/core/optmem_max";
+    if (!std::filesystem::exists(limit))
+    {
+        GTEST_SKIP() << "not of a namespace in this kernel";
+    }
+    settings.window = 64;
+    for (unsigned i = 0; i < 20; i++)
+    {
+        settings.ports.push_back({fmt::format("more{}", i)});
+    }
+    auto starting = [&](const std::string& bytes) -> std::string {
+        std::ofstream(limit) << bytes;
+        try
+        {
+            SwitchAgent(settings, [](const Json&) {});
+        }
+        catch (const Error& error)
+        {
+            return error.what();
+        }
+        return "";
+    };
+    EXPECT_THAT(starting("20480"), ::testing::HasSubstr("net.core.optmem_max"));
+    EXPECT_EQ(starting("131072"), "");
+}
+
 TEST_F(Switch, TheKernelsToolsSayTheSame)
 {
     startEnrolled();
@@ -292,11 +323,12 @@ TEST_F(Switch, TheBridgeAloneHoldsWithoutTheFence)
     rig.setIpv6("boot0", false); // no matter of the bridge
     rig.setIpv6("boot1", false);
     runTool({"nft", "flush", "ruleset"});
+    rig.settle(); // what IPv6 said last
     EXPECT_TRUE(passes("boot0", address("boot0")));
     EXPECT_FALSE(passes("boot0", stranger));
     EXPECT_FALSE(passes("boot1", address("boot1")));
     auto seen = rig.through("prod0", frame(stranger, prod, dataType));
-    EXPECT_EQ(rig.count(seen, {"prod1"}), 0U);
+    EXPECT_EQ(rig.count(seen, {"prod1"}), 0U) << rig.describe(seen);
     seen = rig.through("prod0", frame(everybody, prod, dataType));
     EXPECT_EQ(seen["boot1"].size(), 0U);
     // EAPOL teaches a port that learns; a static entry moves unless it sticks.

@@ -213,6 +213,29 @@ TEST_F(Switchd, WhenItIsKilledTheKernelEndsTheLease)
     EXPECT_FALSE(passes("boot0", stranger));
 }
 
+TEST_F(Switchd, PortsAreShutBeforeThereIsABridge)
+{
+    EXPECT_TRUE(passes("boot0", stranger)); // as any bridge has it
+    runTool({"ip", "link", "delete", "br0"});
+    runTool({AIRLOCK_SWITCHD, "--fence", "--config",
+             (rig.directory() / "switchd.toml").string()});
+    runTool({"ip", "link", "add", "br0", "type", "bridge"});
+    runTool({"ip", "link", "set", "br0", "up"});
+    for (const std::string& port : SwitchRig::ports())
+    {
+        runTool({"ip", "link", "set", port, "master", "br0"});
+    }
+    EXPECT_TRUE(passes("prod0", prod));
+    EXPECT_FALSE(passes("boot0", stranger));
+    EXPECT_FALSE(passes("boot1", address("boot1")));
+    auto seen = rig.through("prod0", frame(everybody, prod, dataType));
+    EXPECT_EQ(rig.count(seen, {"prod1"}), 0U);
+    runTool({"ip", "address", "add", "10.9.0.1/24", "dev", "br0"});
+    startDaemon();
+    enrollHost();
+    goClean(1);
+}
+
 TEST_F(Switchd, AfterSigkillItStartsFromCutOff)
 {
     startDaemon();
@@ -257,6 +280,10 @@ TEST_F(Switchd, AirlockctlDoesWhatOperatorsWant)
     // Never over a file that is there.
     EXPECT_EQ(ctl({"rotate", "boot0", "-o", file.string()}).status.code, 1);
     EXPECT_EQ(ctl({"rotate", "boot0"}).status.code, 1);
+    EXPECT_THAT(ctl({"rotate", "boot0", "--root", file.string(), "-o",
+                     (rig.directory() / "more").string()})
+                    .err,
+                HasSubstr("only one of them"));
     EXPECT_TRUE(ctl({"rotate", "boot0", "--root", file.string()}).status.ok());
     output = ctl({"ports"});
     EXPECT_THAT(output.out, HasSubstr("boot1.example"));

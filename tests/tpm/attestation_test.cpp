@@ -308,6 +308,19 @@ TEST_F(CredentialTest, UnknownEndorsementKeyIsRefused)
                 HasSubstr("no certificate and is not on the list"));
 }
 
+TEST_F(CredentialTest, AWrongAnswerIsTheLastOne)
+{
+    const Machine machine = enrollAs(EndorsementType::eccP256);
+    Candidate candidate(machine, listed(machine));
+    const Secret right =
+        activateCredential(*tpm, candidate.credential(), Secret());
+    Bytes wrong(right.view().begin(), right.view().end());
+    wrong[0] ^= 1;
+    EXPECT_THROW(candidate.requireAnswer(wrong), Refused);
+    EXPECT_THROW(candidate.requireAnswer(right.view()), Refused);
+    EXPECT_FALSE(candidate.answered());
+}
+
 TEST_F(CredentialTest, KeysOfTwoTpmsDoNotBelongTogether)
 {
     test::Swtpm second;

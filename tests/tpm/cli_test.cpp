@@ -1,4 +1,5 @@
 #include "tests/tpm/tpm_fixture.hpp"
+#include "tests/unit/event_log_writer.hpp"
 #include "tools/airlock-tpm/cli.hpp"
 #include "trust/enroll.hpp"
 #include "trust/quote_reference.hpp"
@@ -133,6 +134,13 @@ TEST_F(TpmCommand, WholeLifeOfABootHost)
         path("quote")};
     EXPECT_EQ(command(verify).code, kRefused); // it was capped
     EXPECT_THAT(good(plus(verify, {"--capped"})), HasSubstr("good"));
+    // A quote without PCR 11 shows nothing of the cap.
+    good(with({"quote", "--pcrs", "0,4,7", "--nonce", nonce, "--about",
+               "port 1", "-o", path("partial")}));
+    std::vector<std::string> partial = verify;
+    partial.back() = path("partial");
+    EXPECT_THAT(command(plus(partial, {"--pcrs", "0,4,7", "--capped"})).err,
+                HasSubstr("PCR 11 is not among the values"));
     verify[4] = std::string(64, 'b');
     const Outcome refused = command(plus(verify, {"--capped", "--json"}));
     EXPECT_EQ(refused.code, kRefused);
@@ -187,6 +195,112 @@ TEST_F(TpmCommand, SecretFromStandardInput)
     EXPECT_EQ(
         parseJson(good(plus(unsealing("blob"), {"--json"})), "out")["secret"],
         toHex(test::secretOf("by pipe").view()));
+    // All that fits, and one byte more.
+    const std::string most(64U << 10, 'x');
+    EXPECT_EQ(command(words, most).code, kOk);
+    EXPECT_EQ(good(unsealing("blob")), most);
+    EXPECT_EQ(command(words, most + "x").code, kRefused);
+}
+
+TEST_F(TpmCommand, OnceCapsWhateverHappens)
+{
+    approve("clean 1");
+    good(enrollment());
+    good(sealing("blob"));
+    writeFileAtomic(path("no policies"), std::string_view("{"));
+    writeFileAtomic(path("no key"), std::string_view("none"));
+    // A missing blob, one that is not in force, files that are none.
+    std::vector<std::string> badPolicies = unsealing("blob");
+    badPolicies[4] = path("no policies");
+    std::vector<std::string> badKey = unsealing("blob");
+    badKey[2] = path("no key");
+    for (const auto& words :
+         {unsealing("missing"), plus(unsealing("blob"), {"--pinned"}),
+          badPolicies, badKey})
+    {
+        boot("clean 1");
+        EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
+        EXPECT_NE(command(plus(words, {"--once"})).code, kOk);
+        EXPECT_THAT(command(unsealing("blob")).err, HasSubstr("PCR 11: have"));
+    }
+}
+
+TEST_F(TpmCommand, SealsForTheTpmOfTheEnrolmentOnly)
+{
+    approve("clean 1");
+    good(enrollment());
+    good(plus(sealing("blob"), {"--state", path("state")}));
+    EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
+    const std::filesystem::path file = path("state/machine.json");
+    const Bytes text = readFile(file, 1U << 16);
+    Json machine = Json::parse(text.begin(), text.end());
+    machine["storage-name"] = "000b" + std::string(64, 'a');
+    writeFileAtomic(file, dumpJson(machine));
+    EXPECT_THAT(command(plus(sealing("blob"), {"--state", path("state")})).err,
+                HasSubstr("not the one of the enrolment"));
+}
+
+/** A log alone is believed; with the values of the boot it is checked. */
+TEST_F(TpmCommand, LogHasToBeOfTheBootWithTheValues)
+{
+    approve("clean 1"); // leaves "pcrs"
+    test::LogWriter log;
+    log.event(0, "firmware").event(4, "clean 1").event(11, "clean 1");
+    writeFileAtomic(path("log"), log.data());
+    log.event(4, "what was not measured");
+    writeFileAtomic(path("forged"), log.data());
+    auto signing = [&](const std::string& from, const std::string& list) {
+        return std::vector<std::string>{
+            "sign-policy", "--key", path("site.key"), "--pcr-file",
+            path("pcrs"),  "--log", path(from),       "--name",
+            "x",           "-o",    path("signed"),   "--pcrs",
+            list};
+    };
+    good(signing("log", "0,4,7,11"));
+    EXPECT_THAT(command(signing("forged", "0,4,7,11")).err,
+                HasSubstr("is not of the boot"));
+    // What the file leaves out is not taken for zeros.
+    EXPECT_THAT(command(signing("log", "0,4,9,11")).err,
+                HasSubstr("has no PCR 9"));
+    EXPECT_THAT(command({"sign-policy", "--key", path("site.key"), "--pcr-file",
+                         path("pcrs"), "--name", "x", "-o", path("signed"),
+                         "--pcrs", "9,11"})
+                    .err,
+                HasSubstr("has no PCR 9"));
+}
+
+/** What is locked out of a TPM that must not be cleared is lost. */
+TEST_F(TpmCommand, NobodyLocksAMachineOut)
+{
+    approve("clean 1");
+    boot("clean 2");
+    EXPECT_EQ(command(enrollment()).code, kRefused);
+    EXPECT_TRUE(trust::hardening(*tpm).none()); // nothing was set
+    boot("clean 1");
+    good(enrollment());
+    // Generations for which nothing is signed, or nothing that fits.
+    auto raising = [&](const std::string& to) {
+        return with({"generation", "--raise", to, "--state", path("state"),
+                     "--policies", path("policies"), "--key",
+                     path("site.pub")});
+    };
+    EXPECT_THAT(command(raising("70")).err,
+                HasSubstr("generation 1, the oldest that may unseal is 70"));
+    boot("clean 2");
+    approve("clean 2", "2");
+    boot("clean 1");
+    EXPECT_EQ(command(raising("2")).code, kRefused);
+    EXPECT_EQ(trust::generation(*tpm), 0U);
+    boot("clean 2");
+    good(raising("2"));
+}
+
+TEST_F(TpmCommand, EnrolmentWithoutPoliciesSaysThatNobodyTried)
+{
+    std::vector<std::string> words = enrollment();
+    std::erase(words, "--policies");
+    std::erase(words, path("policies"));
+    EXPECT_THAT(good(words), HasSubstr("warning"));
 }
 
 TEST_F(TpmCommand, AMachineIsAdmittedForQuotes)

@@ -8,6 +8,7 @@ namespace
 
 using test::errorOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class EnrolmentTest : public test::TpmTest
 {
@@ -70,6 +71,28 @@ TEST_F(EnrolmentTest, CompletesWhatAPowerCutLeft)
     EXPECT_NE(second.attestation, first.attestation);
     harden(*tpm, values);
     EXPECT_TRUE(hardening(*tpm).all());
+}
+
+/** The oldest generation, and which blob is in force. */
+TEST_F(EnrolmentTest, WithoutAuthorizationNobodyWritesTheIndices)
+{
+    enroll();
+    pin(*tpm, Secret(), seal(*tpm, policyKey, "clean", test::secretOf("x")));
+    auto write = [&](const std::string& index, std::size_t size,
+                     const std::string& as) {
+        writeFileAtomic(swtpm.directory() / "data", Bytes(size, 0));
+        return outsiderCan({"tpm2_nvwrite", index, "-C", as, "-i", "data"});
+    };
+    // While nothing is set, anybody does.
+    EXPECT_TRUE(write("0x018a1001", 8, "o"));
+    EXPECT_TRUE(write("0x018a1002", 32, "o"));
+    harden(*tpm, values);
+    EXPECT_FALSE(write("0x018a1001", 8, "o"));
+    EXPECT_FALSE(write("0x018a1002", 32, "o"));
+    // Nor with the index's own authorization, which is empty: it reads only.
+    EXPECT_FALSE(write("0x018a1001", 8, "0x018a1001"));
+    EXPECT_FALSE(write("0x018a1002", 32, "0x018a1002"));
+    EXPECT_TRUE(outsiderCan({"tpm2_nvread", "0x018a1002"}));
 }
 
 TEST_F(EnrolmentTest, WithoutAuthorizationNothingCanBeTakenAway)
@@ -209,6 +232,52 @@ TEST_F(RotationTest, InterruptedOneIsNotLostByTheNext)
         storePinned(*tpm, path, policy, values.owner, test::secretOf("third")),
         TpmError);
     EXPECT_EQ(inForce(), "second");
+}
+
+/** The same with nothing in force yet. */
+class FirstSealTest : public EnrolmentTest
+{
+  protected:
+    FirstSealTest()
+    {
+        enroll();
+        boot("clean 1");
+        policy.policies = {approve("clean 1")};
+    }
+
+    std::filesystem::path path = swtpm.directory() / "mac";
+    std::filesystem::path next = swtpm.directory() / "mac.next";
+    PolicySet policy{policyKey, "clean", {}};
+};
+
+TEST_F(FirstSealTest, CanBeRepeatedWhereverItWasCut)
+{
+    // Before the TPM noted it; a disk may have kept a part of it only.
+    for (const Bytes& left :
+         {seal(*tpm, policyKey, "clean", test::secretOf("lost")).marshal(),
+          Bytes{'A', 'I', 'R', 'L'}, Bytes{}})
+    {
+        std::filesystem::remove(path);
+        writeFileAtomic(next, left);
+        EXPECT_THAT(errorOf([&] { loadPinned(*tpm, path); }), Not(""));
+        storePinned(*tpm, path, policy, Secret(), test::secretOf("kept"));
+        EXPECT_EQ(test::textOf(unseal(*tpm, loadPinned(*tpm, path), policy.key,
+                                      policy.policies)),
+                  "kept");
+        EXPECT_FALSE(std::filesystem::exists(next));
+    }
+}
+
+TEST_F(FirstSealTest, IsNotLostWhenItWasNotedOnly)
+{
+    const SealedBlob blob =
+        seal(*tpm, policyKey, "clean", test::secretOf("noted"));
+    writeBlob(next, blob);
+    pin(*tpm, Secret(), blob);
+    EXPECT_THROW(
+        storePinned(*tpm, path, policy, values.owner, test::secretOf("more")),
+        TpmError);
+    EXPECT_EQ(loadPinned(*tpm, path).marshal(), blob.marshal());
 }
 
 TEST_F(RotationTest, OldHalfAndMissingFilesAreRefused)

@@ -310,6 +310,26 @@ TEST_F(SealingTest, AnotherTpmDoesNotUnseal)
                 HasSubstr("not of this TPM"));
 }
 
+/** The name is that of the key in use, not of one that was looked at before. */
+TEST_F(SealingTest, SessionsAreSaltedToTheKeyOfTheEnrolment)
+{
+    const Bytes name = storageKey(*tpm).name();
+    Bytes other = name;
+    other.back() ^= 1;
+    EXPECT_EQ(textOf(UnsealSession(*tpm, policyKey, clean, name)
+                         .unseal(blob, policyKey)),
+              theSecret);
+    EXPECT_THAT(errorOf([&] { UnsealSession(*tpm, policyKey, clean, other); }),
+                HasSubstr("not the one of the enrolment"));
+    const SealedBlob made =
+        seal(*tpm, policyKey, "clean", secretOf(theSecret), name);
+    EXPECT_EQ(made.storageName, name);
+    EXPECT_THAT(errorOf([&] {
+                    seal(*tpm, policyKey, "clean", secretOf(theSecret), other);
+                }),
+                HasSubstr("not the one of the enrolment"));
+}
+
 TEST_F(SealingTest, ClearedTpmSaysSo)
 {
     trust::check(Esys_Clear(tpm->get(), ESYS_TR_RH_LOCKOUT, ESYS_TR_PASSWORD,
@@ -325,7 +345,7 @@ TEST_F(SealingTest, ClearedTpmSaysSo)
 TEST_F(SealingTest, EveryChangedByteOfABlobIsRefused)
 {
     const Bytes good = blob.marshal();
-    for (std::size_t at = 0; at < good.size(); at += 3)
+    for (std::size_t at = 0; at < good.size(); ++at)
     {
         Bytes bad = good;
         bad[at] ^= 0x20;
@@ -334,7 +354,7 @@ TEST_F(SealingTest, EveryChangedByteOfABlobIsRefused)
             Error)
             << at;
     }
-    for (std::size_t size = 0; size < good.size(); size += 5)
+    for (std::size_t size = 0; size < good.size(); ++size)
     {
         EXPECT_THROW(SealedBlob::parse(ByteView(good).first(size), "blob"),
                      Refused);
@@ -419,16 +439,40 @@ TEST_F(BusTest, ListenerDoesNotLearnTheSecret)
     EXPECT_FALSE(opens(sealing, made));
 }
 
+/** The same commands without encryption: shows that the listener hears. */
 TEST_F(BusTest, ListenerWouldLearnItFromPlainSessions)
 {
-    // The same by hand without encryption: shows that opens() finds keys.
     const Secret inner = Secret::random(32);
     SealedBlob plain = blob;
     plain.box = gcmSeal(inner, blob.header(), secretOf(theSecret).view());
-    ByteWriter bus;
-    bus.text("what else goes over the bus");
-    bus.bytes(inner.view());
-    EXPECT_TRUE(opens(bus.data(), plain));
+    const Bytes bus = recorded([&](const Tpm& tapped) {
+        const Object storage = storageKey(tapped);
+        const Session session(tapped, storage);
+        TPM2B_PUBLIC wanted{};
+        wanted.publicArea.type = TPM2_ALG_KEYEDHASH;
+        wanted.publicArea.nameAlg = TPM2_ALG_SHA256;
+        wanted.publicArea.objectAttributes =
+            TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |
+            TPMA_OBJECT_USERWITHAUTH | TPMA_OBJECT_NODA;
+        wanted.publicArea.parameters.keyedHashDetail.scheme.scheme =
+            TPM2_ALG_NULL;
+        TPM2B_SENSITIVE_CREATE sensitive{};
+        sensitive.sensitive.data.size = 32;
+        std::copy(inner.view().begin(), inner.view().end(),
+                  sensitive.sensitive.data.buffer);
+        const TPM2B_DATA outside{};
+        const TPML_PCR_SELECTION pcrs{};
+        TPM2B_PRIVATE* privatePart = nullptr;
+        TPM2B_PUBLIC* publicPart = nullptr;
+        trust::check(Esys_Create(tapped.get(), storage.get(), session.plain(),
+                                 ESYS_TR_NONE, ESYS_TR_NONE, &sensitive,
+                                 &wanted, &outside, &pcrs, &privatePart,
+                                 &publicPart, nullptr, nullptr, nullptr),
+                     "create");
+        Esys_Free(privatePart);
+        Esys_Free(publicPart);
+    });
+    EXPECT_TRUE(opens(bus, plain));
 }
 
 TEST_F(BusTest, ListenerDoesNotLearnTheAuthorizations)
@@ -444,6 +488,22 @@ TEST_F(BusTest, ListenerDoesNotLearnTheAuthorizations)
     {
         EXPECT_FALSE(contains(bus, part->view()));
     }
+}
+
+TEST_F(BusTest, ListenerWouldLearnAnAuthorizationFromAPassword)
+{
+    const Authorizations values = Authorizations::random();
+    const Bytes bus = recorded([&](const Tpm& tapped) {
+        TPM2B_AUTH auth{};
+        auth.size = Authorizations::size;
+        std::copy(values.owner.view().begin(), values.owner.view().end(),
+                  auth.buffer);
+        trust::check(Esys_HierarchyChangeAuth(tapped.get(), ESYS_TR_RH_OWNER,
+                                              ESYS_TR_PASSWORD, ESYS_TR_NONE,
+                                              ESYS_TR_NONE, &auth),
+                     "owner");
+    });
+    EXPECT_TRUE(contains(bus, values.owner.view()));
 }
 
 TEST(DeriveTest, EachPurposeHasItsOwnKey)

@@ -355,7 +355,11 @@ TEST_F(CtlAgent, JobsAreATableThatStaysTheSame)
     host::Change change;
     change.closeJob = host::JobEnd{"j1",
                                    "failed: the guest did not come up",
-                                   {{"exporting", 1.25}, {"booting", 60}}};
+                                   {{"exporting", 1.25},
+                                    {"booting", 60},
+                                    {"copy", 7},
+                                    {"hand-over: load", 8}},
+                                   {{"memory-bytes", 4096}}};
     change.jobId = "";
     store.transition(anna, host::State::trapped, host::State::retrying, change);
     std::string table = withoutTime(command({"jobs"}).out);
@@ -369,6 +373,7 @@ TEST_F(CtlAgent, JobsAreATableThatStaysTheSame)
     EXPECT_EQ(json["truncated"], false);
     EXPECT_EQ(json["jobs"][0]["result"], "failed: the guest did not come up");
     EXPECT_EQ(json["jobs"][0]["seconds"]["booting"], 60);
+    EXPECT_EQ(json["jobs"][0]["figures"]["memory-bytes"], 4096);
 }
 
 TEST_F(CtlAgent, RetriesWhatIsHeld)

@@ -12,7 +12,6 @@ namespace
 {
 
 using testing::HasSubstr;
-using testing::IsEmpty;
 
 class BootdConfig : public testing::Test
 {
@@ -20,8 +19,7 @@ class BootdConfig : public testing::Test
     Config read(const std::string& text)
     {
         writeFileAtomic(path(), text);
-        warnings.clear();
-        return readConfig(path(), warnings);
+        return readConfig(path());
     }
 
     std::string errorOf(const std::string& text)
@@ -40,13 +38,11 @@ class BootdConfig : public testing::Test
     std::filesystem::path path() { return directory.path() / "bootd.toml"; }
 
     TempDirectory directory;
-    std::vector<std::string> warnings;
 };
 
 TEST_F(BootdConfig, anEmptyFileIsAllDefaults)
 {
     Config config = read("");
-    EXPECT_THAT(warnings, IsEmpty());
     EXPECT_EQ(config.port, 7420);
     EXPECT_EQ(config.parallel, 2U);
     EXPECT_EQ(config.quota.tries, 3U);
@@ -62,7 +58,6 @@ TEST_F(BootdConfig, valuesArriveWhereTheyBelong)
                          "[boot]\nqemu = '/q'\nparallel = 7\nuser = 'x'\n"
                          "[quota]\njobs = 3\nboot-seconds = 60\n"
                          "[limits]\nconnections = 5\n");
-    EXPECT_THAT(warnings, IsEmpty());
     EXPECT_EQ(config.address, "127.0.0.1");
     EXPECT_EQ(config.port, 1234);
     EXPECT_EQ(config.boot.hide, "/srv/boot");
@@ -75,25 +70,26 @@ TEST_F(BootdConfig, valuesArriveWhereTheyBelong)
     EXPECT_EQ(config.limits.connections, 5U);
 }
 
-TEST_F(BootdConfig, unknownKeysAreWarnings)
+TEST_F(BootdConfig, unknownKeysAreErrors)
 {
-    read("lisen = '::'\n[boot]\nqmeu = '/q'\n");
-    EXPECT_THAT(warnings,
-                testing::UnorderedElementsAre(
-                    HasSubstr("bootd.toml:1: unknown key 'lisen'"),
-                    HasSubstr("bootd.toml:3: unknown key 'boot.qmeu'")));
+    EXPECT_THAT(errorOf("lisen = '::'\n"),
+                HasSubstr("bootd.toml: line 1: lisen is not known"));
+    EXPECT_THAT(errorOf("[boot]\nqmeu = '/q'\n"),
+                HasSubstr("bootd.toml: line 2: boot.qmeu is not known"));
 }
 
 TEST_F(BootdConfig, valuesThatCannotBeUsedAreErrorsWithTheirPlace)
 {
-    EXPECT_THAT(errorOf("port = 70000\n"), HasSubstr("bootd.toml:1: port"));
+    EXPECT_THAT(errorOf("port = 70000\n"),
+                HasSubstr("bootd.toml: line 1: port"));
     EXPECT_THAT(errorOf("port = '7'\n"), HasSubstr("has to be a number"));
-    EXPECT_THAT(errorOf("\nlisten = 7\n"), HasSubstr("bootd.toml:2: listen"));
+    EXPECT_THAT(errorOf("\nlisten = 7\n"),
+                HasSubstr("bootd.toml: line 2: listen"));
     EXPECT_THAT(errorOf("[boot]\nparallel = 0\n"), HasSubstr("boot.parallel"));
     EXPECT_THAT(errorOf("[quota]\njobs = -1\n"), HasSubstr("quota.jobs"));
-    EXPECT_THAT(errorOf("tls = 3\n"), HasSubstr("has to be a section"));
-    EXPECT_THAT(errorOf("port = \n"), HasSubstr("bootd.toml:1: "));
-    EXPECT_THROW(readConfig("/nowhere.toml", warnings), Error);
+    EXPECT_THAT(errorOf("tls = 3\n"), HasSubstr("has to be a table"));
+    EXPECT_THAT(errorOf("port = \n"), HasSubstr("bootd.toml: line 1: "));
+    EXPECT_THROW(readConfig("/nowhere.toml"), Error);
 }
 
 /** Every key is in the manual, and every key of the manual is read. */
@@ -103,14 +99,12 @@ TEST_F(BootdConfig, theManualHasTheSameKeys)
     EXPECT_EQ(page.keys(), configKeys());
     EXPECT_THAT(configKeys(), testing::Contains("quota.jobs"));
     read(page.example());
-    EXPECT_THAT(warnings, IsEmpty());
 }
 
 TEST_F(BootdConfig, theManualHasTheSameDefaults)
 {
     test::ManualPage page("airlock-bootd.toml.5.rst");
     Config config = read(page.defaults());
-    EXPECT_THAT(warnings, IsEmpty());
     Config plain = read("");
     EXPECT_EQ(config.address, plain.address);
     EXPECT_EQ(config.port, plain.port);

@@ -53,6 +53,7 @@ struct Seen
     std::uint64_t streamed = 0;
     bool streamRight = true;
     std::vector<std::string> notices;
+    std::uint64_t worth = 0; ///< progress for each byte
 };
 
 class Echo : public Exchange
@@ -64,9 +65,11 @@ class Echo : public Exchange
 
     Body body() const override { return body_; }
     std::uint64_t maxBytes() const override { return 8U << 20; }
+    std::uint64_t progress() const override { return progress_; }
     void receive(ByteView data) override
     {
         std::lock_guard lock(seen_.mutex);
+        progress_ += data.size() * seen_.worth;
         if (body_ == Body::json)
         {
             seen_.body.append(data.begin(), data.end());
@@ -93,6 +96,7 @@ class Echo : public Exchange
     Seen& seen_;
     Body body_;
     std::uint64_t answerBytes_;
+    std::uint64_t progress_ = 0;
 };
 
 class HttpTest : public testing::Test
@@ -299,6 +303,39 @@ TEST_F(HttpTest, aProducersExceptionPassesAndNothingIsFinished)
     EXPECT_EQ(it.call("GET", "/a").status, 200U);
 }
 
+TEST_F(HttpTest, aCallerMayEndAStreamThatGoesOn)
+{
+    start();
+    int pieces = 0;
+    ClientLimits limits;
+    limits.tick = [&pieces] {
+        if (++pieces == 5)
+        {
+            throw TimedOut("long enough");
+        }
+    };
+    Client it(endpoint(), pki.client(), limits);
+    EXPECT_THROW(it.upload("PUT", "/stream",
+                           [](const BodySink& sink) {
+                               for (;;)
+                               {
+                                   sendPattern(sink, 100000);
+                               }
+                           }),
+                 TimedOut);
+    pieces = 0;
+    std::uint64_t received = 0;
+    EXPECT_THROW(
+        it.download(
+            "/big", [&](ByteView data) { received += data.size(); }, 6000000),
+        TimedOut);
+    EXPECT_GT(received, 0U);
+    EXPECT_LT(received, 5000001U);
+    // Calls that are not streams have a time of their own.
+    pieces = 4;
+    EXPECT_EQ(it.call("GET", "/a").status, 200U);
+}
+
 TEST_F(HttpTest, pathsWithTricksAreRefused)
 {
     start();
@@ -373,6 +410,23 @@ TEST_F(HttpTest, aSlowBodyIsEnded)
                  Error);
     std::lock_guard lock(seen.mutex);
     EXPECT_THAT(seen.notices, testing::Contains("too slow with a body"));
+}
+
+TEST_F(HttpTest, aSlowBodyThatSaysMuchIsNot)
+{
+    ServerLimits limits;
+    limits.rateWindow = Milliseconds(2000);
+    limits.rateBytes = 10000000;
+    start(limits);
+    seen.worth = 10000000;
+    client().upload("PUT", "/stream", [](const BodySink& sink) {
+        for (int i = 0; i < 6; i++) // three windows
+        {
+            sendPattern(sink, 10);
+            std::this_thread::sleep_for(Milliseconds(1000));
+        }
+    });
+    EXPECT_EQ(seen.streamed, 60U);
 }
 
 TEST_F(HttpTest, oneAddressCannotTakeAllConnections)

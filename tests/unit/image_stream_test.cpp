@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <map>
 #include <random>
+#include <thread>
 
 namespace airlock::handover
 {
@@ -116,6 +119,39 @@ TEST(ImageStream, NothingChangedIsAnEmptyDelta)
     UniqueFd image = makeImage(2);
     MemoryDigest base = describeMemory(image.get(), imageBytes).digest;
     EXPECT_EQ(stream(image.get(), &base).size(), 32U);
+}
+
+/** Zeros that somebody has written, on a disk that takes its time. */
+class SlowZeros : public ImageSource
+{
+  public:
+    std::uint64_t bytes() const override { return imageBytes; }
+    std::uint64_t nextData(std::uint64_t begin) override { return begin; }
+    void read(std::span<std::uint8_t> out, std::uint64_t) override
+    {
+        std::this_thread::sleep_for(
+            std::chrono::milliseconds(imageStreamSilence) / 4);
+        std::ranges::fill(out, std::uint8_t{0});
+    }
+};
+
+TEST(ImageStream, ALongRunOfZerosIsNotSilent)
+{
+    SlowZeros zeros;
+    Bytes data;
+    MemoryResult result = writeImageStream(zeros, [&](ByteView part) {
+        data.insert(data.end(), part.begin(), part.end());
+    });
+    EXPECT_TRUE(result.digest.chunks.empty());
+    std::vector<std::uint64_t> positions;
+    ImageStreamReader reader(imageBytes, [&](const ImageChunk& chunk) {
+        EXPECT_EQ(chunk.mask, 0U);
+        positions.push_back(chunk.index * memoryChunkBytes);
+    });
+    reader.feed(data);
+    reader.finish();
+    ASSERT_FALSE(positions.empty());
+    EXPECT_EQ(reader.position(), positions.back());
 }
 
 TEST(ImageStream, CutAnywhereItIsRefused)

@@ -437,10 +437,35 @@ TEST_F(JobStoreTest, onAFullDiskAJobCanFailAndBeRemoved)
     auto work = store->next();
     disk.fill();
     EXPECT_EQ(codeOf([&] { create(); }), "507 no-space");
+    // What cannot be noted has not happened.
+    EXPECT_EQ(codeOf([&] {
+                  store->done(work->id, JobResult{17, {}});
+              }),
+              "507 no-space");
+    EXPECT_EQ(stateOf(fails), JobState::booting);
+    EXPECT_FALSE(store->status("host1", fails).result);
     store->failed(work->id, {"no-space", "no room"});
     EXPECT_EQ(stateOf(fails), JobState::failed);
     EXPECT_EQ(store->remove("host1", removed).state, JobState::gone);
     EXPECT_EQ(stateOf(removed), JobState::gone);
+    store.reset(); // before its directory goes
+}
+
+TEST_F(JobStoreTest, aBootThatCannotBeNotedIsNoTry)
+{
+    store.reset();
+    fs::create_directory(directory.path() / "small");
+    SmallDisk disk(directory.path() / "small");
+    ASSERT_TRUE(disk.mounted()) << "this test needs root, to mount a tmpfs";
+    store = std::make_unique<JobStore>(directory.path() / "small/state", quota);
+    std::string id = queue();
+    disk.fill();
+    EXPECT_EQ(codeOf([&] { store->next(); }), "507 no-space");
+    EXPECT_EQ(store->status("host1", id).tries, 0U);
+    EXPECT_EQ(stateOf(id), JobState::queued);
+    fs::remove(directory.path() / "small/filler");
+    EXPECT_TRUE(store->next());
+    EXPECT_EQ(store->status("host1", id).tries, 1U);
     store.reset(); // before its directory goes
 }
 

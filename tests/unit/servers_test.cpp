@@ -9,6 +9,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <mutex>
+#include <thread>
+
 namespace airlock::host
 {
 namespace
@@ -92,10 +96,13 @@ class Servers : public ::testing::Test
         return *made;
     }
 
+    /** Which one would get a job. */
     std::string choose(const std::set<std::string>& avoid = {},
                        const DomainSettings& domain = {})
     {
-        return pool().choose(domain, avoid);
+        std::string name = pool().choose(domain, avoid);
+        pool().ended(name);
+        return name;
     }
 
     test::TestPki pki;
@@ -112,15 +119,45 @@ TEST_F(Servers, JobsAreSharedByWeight)
     std::map<std::string, int> got;
     for (int i = 0; i < 9; i++)
     {
-        std::string name = choose();
-        pool().started(name);
-        got[name]++;
+        got[pool().choose({}, {})]++;
     }
     EXPECT_EQ(got["one"], 3);
     EXPECT_EQ(got["two"], 6);
     pool().ended("one");
     EXPECT_EQ(choose(), "one");
     EXPECT_THAT(changes, IsEmpty());
+}
+
+TEST_F(Servers, ManyAtOnceGetTheirShares)
+{
+    add("one", 1);
+    add("two", 1);
+    pool();
+    std::mutex mutex;
+    std::map<std::string, int> got;
+    {
+        std::vector<std::jthread> storm;
+        for (int i = 0; i < 8; i++)
+        {
+            storm.emplace_back([&] {
+                std::string name = pool().choose({}, {});
+                std::lock_guard lock(mutex);
+                got[name]++;
+            });
+        }
+    }
+    EXPECT_EQ(got["one"], 4);
+    EXPECT_EQ(got["two"], 4);
+}
+
+TEST_F(Servers, AServerThatCannotBeHadHasNoJobMore)
+{
+    add("broken", 10, false);
+    add("good", 1);
+    EXPECT_EQ(choose(), "good");
+    fakes.erase(fakes.begin());
+    EXPECT_EQ(pool().choose({}, {}), "good");
+    EXPECT_EQ(pool().choose({}, {}), "good");
 }
 
 TEST_F(Servers, TheOneThatFailedComesLast)

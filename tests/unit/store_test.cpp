@@ -188,6 +188,31 @@ TEST_F(StoreTest, RefusesAForbiddenTransition)
     EXPECT_EQ(store.vm(anna).value().state, State::running);
 }
 
+TEST_F(StoreTest, NothingButItsCompletionFollowsAHalfAppliedDelta)
+{
+    Store store = open();
+    store.ensureVm(anna, "anna");
+    for (State state : {State::trapped, State::admitting, State::applying})
+    {
+        store.transition(anna, store.vm(anna)->state, state);
+    }
+    EXPECT_TRUE(deltaPending(*store.vm(anna)));
+    store.transition(anna, State::applying, State::held,
+                     {.marks = {incompleteDeltaMark}});
+    EXPECT_TRUE(deltaPending(*store.vm(anna)));
+    for (State state : {State::trapped, State::running, State::retrying})
+    {
+        EXPECT_THROW(
+            store.transition(anna, State::held, state, {.clearMarks = true}),
+            Error)
+            << toString(state);
+    }
+    store.transition(anna, State::held, State::applying);
+    store.transition(anna, State::applying, State::trapped,
+                     {.clearMarks = true});
+    EXPECT_FALSE(deltaPending(*store.vm(anna)));
+}
+
 TEST_F(StoreTest, ATransitionIsUndoneWhenItsJobCannotBeWritten)
 {
     Store store = open();
@@ -295,8 +320,10 @@ TEST_F(StoreTest, JobHistoryCanBeQueried)
     store.transition(bert, State::running, State::trapped, change);
     time = 1200;
     change = {};
-    change.closeJob =
-        JobEnd{"j1", "failed: time-out", {{"exporting", 1.5}, {"booting", 90}}};
+    change.closeJob = JobEnd{"j1",
+                             "failed: time-out",
+                             {{"exporting", 1.5}, {"booting", 90}},
+                             {{"memory-bytes", 1ULL << 40}}};
     change.openJob = job("j3");
     change.openJob->server = "boot2";
     store.transition(anna, State::trapped, State::retrying, change);
@@ -338,6 +365,8 @@ TEST_F(StoreTest, JobHistoryCanBeQueried)
     EXPECT_EQ(closed.started, at(1000));
     EXPECT_EQ(closed.ended, at(1200));
     EXPECT_EQ(closed.seconds.at("booting"), 90);
+    EXPECT_EQ(closed.figures.at("memory-bytes"), 1ULL << 40);
+    EXPECT_TRUE(store.job("j2").value().figures.empty());
     EXPECT_EQ(store.pruneJobs(at(1200)), 0U);
     EXPECT_EQ(store.pruneJobs(at(1201)), 1U);
     EXPECT_THAT(ids({}), ElementsAre("j3", "j2"));

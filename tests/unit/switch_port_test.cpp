@@ -29,6 +29,7 @@ class FakeFabric : public Fabric
         check(port);
         onOpen();
         opened = address;
+        hiddenAtOpen = hidden(address);
         done.push_back("open");
     }
     void drain(const std::string& port, const MacAddress&,
@@ -62,9 +63,19 @@ class FakeFabric : public Fabric
         return address == others ? std::optional<std::string>("tag")
                                  : std::nullopt;
     }
-    void guardsChanged() override {}
+    void guardsChanged() override { hides = guarded().hidden; }
+
+    bool hidden(const MacAddress& address) const
+    {
+        return std::ranges::find(hides, address) != hides.end();
+    }
 
     std::function<void()> onOpen = [] {};
+    std::function<PortAgent::Guarded()> guarded = [] {
+        return PortAgent::Guarded();
+    };
+    std::vector<MacAddress> hides;
+    bool hiddenAtOpen = false;
     bool broken = false;
     std::optional<MacAddress> opened;
     std::optional<MacAddress> others;
@@ -176,11 +187,16 @@ TEST_F(SwitchPort, TriesAgainUntilThePortIsShut)
     see(of(1));
     fabric.broken = true;
     EXPECT_THROW(port().cut("test"), Error);
+    EXPECT_EQ(port().status(now)["state"], "shutting");
     EXPECT_THROW(port().cutByHost(now), Error);
+    see(of(2)); // nobody opens it in between
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(port().status(now)["epoch"], 1);
     fabric.broken = false;
     fabric.done.clear();
     port().tick(now);
     EXPECT_THAT(fabric.done, ElementsAre("close"));
+    EXPECT_EQ(port().status(now)["state"], "cut-off");
     port().tick(now);
     EXPECT_THAT(fabric.done, ElementsAre("close"));
     EXPECT_NO_THROW(port().cutByHost(now));
@@ -209,6 +225,66 @@ TEST_F(SwitchPort, ALeaseEndsUnlessItIsRenewed)
     port().tick(now);
     EXPECT_FALSE(port().isOpen());
     EXPECT_EQ(fabric.done.back(), "close");
+}
+
+TEST_F(SwitchPort, TheSameRootAgainMakesNoAddressGoodAgain)
+{
+    see(of(5));
+    port().rotate(root, now);
+    see(of(5));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(misses()["used"], 1);
+    see(of(6));
+    EXPECT_TRUE(port().isOpen());
+    Enrolment again = *port().enrolment();
+    again.epoch = 0;
+    port().enroll(again);
+    see(of(6));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_EQ(store.load("boot0")->epoch, 6U);
+    // Another one is counted from the beginning.
+    see(of(7));
+    Secret other = Secret::random();
+    port().rotate(other, now);
+    see(epoch::hostAddress(other, 1));
+    EXPECT_TRUE(port().isOpen());
+}
+
+/** What is neither hidden nor in the forwarding table goes to all ports. */
+TEST_F(SwitchPort, AnAddressIsHiddenUntilTheSwitchKnowsItsPort)
+{
+    port();
+    fabric.guarded = [&] { return port().guarded(); };
+    fabric.guardsChanged();
+    EXPECT_TRUE(fabric.hidden(of(1)));
+    see(of(1));
+    EXPECT_TRUE(fabric.hiddenAtOpen);
+    EXPECT_FALSE(fabric.hidden(of(1)));
+    // Opening makes the switch forget what drains: that is hidden before.
+    port().cutByHost(now);
+    EXPECT_FALSE(fabric.hidden(of(1)));
+    bool wasHidden = false;
+    fabric.onOpen = [&] { wasHidden = fabric.hidden(of(1)); };
+    see(of(2));
+    EXPECT_TRUE(port().isOpen());
+    EXPECT_TRUE(wasHidden);
+}
+
+/** Frames may wait while the agent does something else. */
+TEST_F(SwitchPort, ALeaseThatIsOverIsNotRenewed)
+{
+    settings.lease = 10s;
+    see(of(1));
+    now += 10s;
+    see(of(1));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
+    EXPECT_EQ(misses()["used"], 1);
+    see(of(2));
+    EXPECT_TRUE(port().isOpen());
+    now += 10s;
+    EXPECT_THROW(port().rotate(Secret::random(), now), Refused);
+    EXPECT_FALSE(fabric.opened);
 }
 
 TEST_F(SwitchPort, RenewingIsNotForEachFrame)
@@ -310,34 +386,59 @@ class CountingVerifier : public ProofVerifier
     }
 };
 
-TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+/** A boot host that proves what CountingVerifier asks for. */
+class SwitchPortQuote : public SwitchPort
 {
-    settings.verifier = [](const std::string&) {
-        return std::make_unique<CountingVerifier>();
-    };
-    Enrolment enrolment;
-    enrolment.host = "host";
-    enrolment.method = Method::quote;
-    enrolment.key = "any";
-    port().enroll(enrolment);
-    const MacAddress self{{6, 0, 0, 0, 0, 1}};
-    auto send = [&](quarantine::Message message) {
-        now += 1s;
+  protected:
+    SwitchPortQuote()
+    {
+        settings.verifier = [](const std::string&) {
+            return std::make_unique<CountingVerifier>();
+        };
+        Enrolment enrolment;
+        enrolment.host = "host";
+        enrolment.method = Method::quote;
+        enrolment.key = "any";
+        port().enroll(enrolment);
+    }
+
+    quarantine::Message send(const MacAddress& from,
+                             quarantine::Message message)
+    {
         fabric.sent.clear();
         port().frame({quarantine::write(
-                          {quarantine::agentAddress, self, std::move(message)}),
+                          {quarantine::agentAddress, from, std::move(message)}),
                       false},
                      now);
         EXPECT_EQ(fabric.sent.size(), 1U);
         return quarantine::parse(fabric.sent.at(0)).message;
-    };
-    auto prove = [&](Bytes proof) {
-        auto challenge =
-            std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    }
+
+    quarantine::Challenge ask(const MacAddress& from)
+    {
+        now += 1s;
+        return std::get<quarantine::Challenge>(send(from, quarantine::Ask{}));
+    }
+
+    bool prove(const MacAddress& from, const quarantine::Nonce& nonce,
+               Bytes proof)
+    {
+        now += 1s;
         return std::get<quarantine::Verdict>(
-                   send(quarantine::Proof{challenge.nonce, std::move(proof)}))
+                   send(from, quarantine::Proof{nonce, std::move(proof)}))
             .open;
-    };
+    }
+
+    bool prove(Bytes proof)
+    {
+        return prove(self, ask(self).nonce, std::move(proof));
+    }
+
+    const MacAddress self{{6, 0, 0, 0, 0, 1}};
+};
+
+TEST_F(SwitchPortQuote, ALeaseDoesNotOutliveTheStartOfItsBootHost)
+{
     EXPECT_FALSE(prove({}));
     EXPECT_TRUE(prove({7}));
     EXPECT_TRUE(prove({7}));
@@ -347,11 +448,56 @@ TEST_F(SwitchPort, ALeaseDoesNotOutliveTheStartOfItsBootHost)
     EXPECT_FALSE(fabric.opened);
     EXPECT_TRUE(prove({8}));
     // A challenge that is too old.
-    auto challenge = std::get<quarantine::Challenge>(send(quarantine::Ask{}));
+    auto challenge = ask(self);
     now += 5s;
-    EXPECT_FALSE(std::get<quarantine::Verdict>(
-                     send(quarantine::Proof{challenge.nonce, {8}}))
-                     .open);
+    EXPECT_FALSE(prove(self, challenge.nonce, {8}));
+}
+
+TEST_F(SwitchPortQuote, SoManyChallengesOnly)
+{
+    ask(self);
+    fabric.sent.clear();
+    now += 1s;
+    for (unsigned i = 0; i < settings.challenges + 3; i++)
+    {
+        port().frame({quarantine::write(
+                          {quarantine::agentAddress, self, quarantine::Ask{}}),
+                      false},
+                     now);
+    }
+    EXPECT_EQ(fabric.sent.size(), settings.challenges);
+    EXPECT_EQ(misses()["limited"], 3);
+}
+
+TEST_F(SwitchPortQuote, AProofIsOfWhoWasAskedAndEnrolled)
+{
+    // Another address answers.
+    EXPECT_FALSE(prove(stranger, ask(self).nonce, {7}));
+    EXPECT_FALSE(port().isOpen());
+    // While one is leased, no other one gets in.
+    EXPECT_TRUE(prove({7}));
+    EXPECT_FALSE(prove(stranger, ask(stranger).nonce, {7}));
+    EXPECT_EQ(fabric.opened, self);
+    EXPECT_TRUE(prove({7}));
+    // An address that was enrolled is the only one.
+    Enrolment enrolment = *port().enrolment();
+    enrolment.address = self;
+    port().enroll(enrolment);
+    EXPECT_FALSE(prove(stranger, ask(stranger).nonce, {7}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_TRUE(prove({7}));
+}
+
+TEST_F(SwitchPortQuote, TheVerdictIsWhetherThePortIsOpen)
+{
+    EXPECT_TRUE(prove({7}));
+    now += 3s; // a renewal is due
+    fabric.onOpen = [] { throw Error("broken on purpose"); };
+    EXPECT_FALSE(prove({7}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(prove({7}));
+    fabric.onOpen = [] {};
+    EXPECT_TRUE(prove({7}));
 }
 
 TEST_F(SwitchPort, EnrolmentsAreCheckedAsOutsideInput)

@@ -1,5 +1,7 @@
 #include "common/file.hpp"
+#include "tests/unit/event_log_writer.hpp"
 #include "trust/policy.hpp"
+#include "trust/sealed_blob.hpp"
 #include "trust/uki.hpp"
 
 #include <gmock/gmock.h>
@@ -12,6 +14,9 @@ namespace airlock::trust
 namespace
 {
 
+using test::hashOf;
+using test::LogWriter;
+using test::Writer;
 using testing::HasSubstr;
 
 template <typename Call>
@@ -27,85 +32,6 @@ std::string errorOf(Call&& call)
         return refused.what();
     }
 }
-
-Digest hashOf(std::string_view text)
-{
-    return sha256(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()),
-                           text.size()));
-}
-
-/** Writes little-endian numbers. */
-class Writer
-{
-  public:
-    Writer& le(std::uint64_t value, unsigned bytes)
-    {
-        for (unsigned i = 0; i < bytes; ++i)
-        {
-            out_.u8(static_cast<std::uint8_t>(value >> (8 * i)));
-        }
-        return *this;
-    }
-    Writer& le16(std::uint64_t value) { return le(value, 2); }
-    Writer& le32(std::uint64_t value) { return le(value, 4); }
-    Writer& text(std::string_view value)
-    {
-        out_.text(value);
-        return *this;
-    }
-    Writer& bytes(ByteView value)
-    {
-        out_.bytes(value);
-        return *this;
-    }
-    Writer& pad(std::size_t to)
-    {
-        while (out_.size() < to)
-        {
-            out_.u8(0);
-        }
-        return *this;
-    }
-    const Bytes& data() const { return out_.data(); }
-
-  private:
-    ByteWriter out_;
-};
-
-/** A log in the form of firmware, for two banks. */
-class LogWriter
-{
-  public:
-    LogWriter()
-    {
-        Writer spec;
-        spec.text(std::string_view("Spec ID Event03\0", 16));
-        spec.le32(0).le(0, 1).le(2, 1).le(0, 1).le(2, 1).le32(2);
-        spec.le16(4).le16(20).le16(wire::algSha256).le16(32).le(0, 1);
-        out_.le32(0).le32(3).bytes(Bytes(20));
-        out_.le32(spec.data().size()).bytes(spec.data());
-    }
-
-    LogWriter& event(std::uint32_t pcr, std::uint32_t type,
-                     const Digest& digest, std::string_view data)
-    {
-        out_.le32(pcr).le32(type).le32(2);
-        out_.le16(4).bytes(Bytes(20, 0xee));
-        out_.le16(wire::algSha256).bytes(digest);
-        out_.le32(data.size()).text(data);
-        return *this;
-    }
-    LogWriter& event(std::uint32_t pcr, std::string_view data)
-    {
-        return event(pcr, 0x0d, hashOf(data), data);
-    }
-    Writer& raw() { return out_; }
-    EventLog parse() const { return EventLog::parse(out_.data()); }
-    const Bytes& data() const { return out_.data(); }
-
-  private:
-    Writer out_;
-};
 
 TEST(EventLogTest, ReplaysEachPcr)
 {
@@ -544,6 +470,7 @@ TEST_F(PolicyTest, FilesAreReadBackAndBadOnesRefused)
           R"([{"op":"replace","path":"/policies/0/generation","value":-1}])",
           R"([{"op":"replace","path":"/policies/0/signature","value":"x"}])",
           R"([{"op":"replace","path":"/policies/0/pcrs","value":{}}])",
+          R"([{"op":"remove","path":"/policies/0/pcrs/11"}])",
           R"([{"op":"add","path":"/policies/0/pcrs/16","value":"00"}])",
           R"([{"op":"add","path":"/policies/0/pcrs/1x","value":"00"}])",
           R"([{"op":"remove","path":"/policies/0/name"}])"})
@@ -556,6 +483,22 @@ TEST_F(PolicyTest, FilesAreReadBackAndBadOnesRefused)
     Json twice = good;
     twice["policies"][0]["pcrs"]["04"] = toHex(Digest{});
     EXPECT_THAT(refusal(twice), HasSubstr("is there twice"));
+}
+
+/** Without PCR 11 a cap changes nothing, neither in the TPM nor in a quote. */
+TEST_F(PolicyTest, EachPolicyCanBeEndedByACap)
+{
+    const PcrValues without = {{4, hashOf("4")}};
+    EXPECT_THAT(errorOf([&] {
+                    SignedPolicy::sign(key, {"image 1", 3, without}, "clean");
+                }),
+                HasSubstr("PCR 11 is missing"));
+    EXPECT_THAT(errorOf([&] { capped(without); }),
+                HasSubstr("PCR 11 is not among the values"));
+    PcrValues with = without;
+    with[11] = hashOf("11");
+    EXPECT_NE(capped(with).at(11), with.at(11));
+    EXPECT_EQ(capped(with).at(4), with.at(4));
 }
 
 TEST_F(PolicyTest, KeysThatATpmDoesNotTakeAreRefused)

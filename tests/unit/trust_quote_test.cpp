@@ -4,8 +4,14 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/evp.h>
+#include <openssl/pem.h>
+#include <openssl/rsa.h>
+#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #include <functional>
+#include <memory>
 
 namespace airlock::trust
 {
@@ -359,22 +365,123 @@ TEST_F(NonceBookTest, AskingAloneFillsNoMemory)
     book.issue();
 }
 
-TEST(CandidateTest, AnswerCountsOnce)
+/** An endorsement key in software: the test is the TPM. */
+wire::Public endorsementAreaOf(const Key& key)
 {
-    // An endorsement key in software: the test is the TPM.
-    wire::Public area = wire::Public::parse(publicAreaOf(makeKey(), 0), "key");
-    area.scheme = wire::algNull;
-    area.symmetric = wire::algAes;
-    area.attributes = wire::fixedTpm | wire::fixedParent |
-                      wire::sensitiveDataOrigin | wire::restricted |
-                      wire::decrypt;
+    wire::Public out = wire::Public::parse(publicAreaOf(key, 0), "key");
+    out.scheme = wire::algNull;
+    out.symmetric = wire::algAes;
+    out.attributes = wire::fixedTpm | wire::fixedParent |
+                     wire::sensitiveDataOrigin | wire::adminWithPolicy |
+                     wire::restricted | wire::decrypt;
+    out.authPolicy.assign(endorsementPolicy.begin(), endorsementPolicy.end());
+    return out;
+}
+
+/** Otherwise one TPM could be enrolled under many names. */
+TEST(EndorsementKeyTest, HasOneFormOnly)
+{
+    Key key = makeKey();
+    while (endorsementAreaOf(key).x[0] != 0) // one with a leading zero
+    {
+        key = makeKey();
+    }
+    const wire::Public ecc = endorsementAreaOf(key);
+    const Key rsaKey(EVP_RSA_gen(2048));
+    const wire::Public rsa = endorsementAreaOf(rsaKey);
+    for (const wire::Public& good : {ecc, rsa})
+    {
+        EXPECT_EQ(endorsementKey(good.marshal(), "key").marshal(),
+                  good.marshal());
+        for (auto change : std::vector<std::function<void(wire::Public&)>>{
+                 [](wire::Public& k) { k.attributes |= wire::userWithAuth; },
+                 [](wire::Public& k) { k.attributes |= wire::noDa; },
+                 [](wire::Public& k) { k.attributes |= 1U << 30; },
+                 [](wire::Public& k) {
+                     k.attributes &= ~wire::adminWithPolicy;
+                 },
+                 [](wire::Public& k) { k.authPolicy.clear(); },
+                 [](wire::Public& k) { k.authPolicy[31] ^= 1; },
+                 [](wire::Public& k) {
+                     k.exponent = 65537; // what 0 means
+                     if (k.type == wire::algEcc)
+                     {
+                         k.x.erase(k.x.begin());
+                     }
+                 }})
+        {
+            wire::Public other = good;
+            change(other);
+            ASSERT_NE(other.marshal(), good.marshal());
+            EXPECT_THAT(
+                errorOf([&] { endorsementKey(other.marshal(), "key"); }),
+                HasSubstr("template L-1 or L-2"));
+        }
+    }
+}
+
+/** A certificate that its own key signed, for a use. */
+Bytes certificateFor(const Key& key, const char* use)
+{
+    const std::unique_ptr<X509, void (*)(X509*)> made(X509_new(), X509_free);
+    X509_set_version(made.get(), X509_VERSION_3);
+    ASN1_INTEGER_set(X509_get_serialNumber(made.get()), 1);
+    X509_gmtime_adj(X509_getm_notBefore(made.get()), -60);
+    X509_gmtime_adj(X509_getm_notAfter(made.get()), 60 * 60);
+    X509_set_pubkey(made.get(), key.get());
+    if (use != nullptr)
+    {
+        const std::unique_ptr<X509_EXTENSION, void (*)(X509_EXTENSION*)> wanted(
+            X509V3_EXT_conf_nid(nullptr, nullptr, NID_ext_key_usage, use),
+            X509_EXTENSION_free);
+        X509_add_ext(made.get(), wanted.get(), -1);
+    }
+    X509_sign(made.get(), key.get(), EVP_sha256());
+    unsigned char* der = nullptr;
+    const int size = i2d_X509(made.get(), &der);
+    Bytes out(der, der + size);
+    OPENSSL_free(der);
+    return out;
+}
+
+std::string pemOf(const Bytes& der)
+{
+    const unsigned char* at = der.data();
+    const std::unique_ptr<X509, void (*)(X509*)> read(
+        d2i_X509(nullptr, &at, static_cast<long>(der.size())), X509_free);
+    const std::unique_ptr<BIO, int (*)(BIO*)> bio(BIO_new(BIO_s_mem()),
+                                                  BIO_free);
+    PEM_write_bio_X509(bio.get(), read.get());
+    char* text = nullptr;
+    const long size = BIO_get_mem_data(bio.get(), &text);
+    return {text, static_cast<std::size_t>(size)};
+}
+
+TEST(EndorsementKeyTest, CertificateIsNotForAnotherUse)
+{
+    const Key key = makeKey();
+    const wire::Public area = endorsementAreaOf(key);
+    auto refusal = [&](const char* use) {
+        const Bytes certificate = certificateFor(key, use);
+        return errorOf([&] {
+            verifyEndorsementCertificate(certificate, area, pemOf(certificate));
+        });
+    };
+    EXPECT_EQ(refusal(nullptr), "");
+    EXPECT_EQ(refusal("2.23.133.8.1"), "");
+    EXPECT_EQ(refusal("clientAuth, 2.23.133.8.1"), "");
+    EXPECT_THAT(refusal("clientAuth"), HasSubstr("is for another use"));
+    EXPECT_THAT(refusal("2.23.133.8.3"), HasSubstr("is for another use"));
+}
+
+TEST(CandidateTest, KeysAreOfTheRightKind)
+{
+    const wire::Public area = endorsementAreaOf(makeKey());
     Machine machine;
     machine.endorsement = area.marshal();
     machine.attestation = publicAreaOf(makeKey(), goodAttributes);
     const EndorsementTrust trust{"", {sha256(machine.endorsement)}};
     Candidate candidate(machine, trust);
-    EXPECT_THAT(errorOf([&] { candidate.requireAnswer(Bytes(32)); }),
-                HasSubstr("is not its secret"));
     EXPECT_THAT(errorOf([&] { candidate.requireAnswer({}); }),
                 HasSubstr("is not its secret"));
     EXPECT_FALSE(candidate.answered());

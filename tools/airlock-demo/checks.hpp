@@ -21,10 +21,10 @@ class Checks
   public:
     void add(std::string name, bool ok, std::string detail);
 
-    /** Of three reports of airlock-probe, one from the boot machine and two
-     * from the production machine: the guest went on living, unharmed. */
-    void addLife(const std::string& life, const Json& booted, const Json& first,
-                 const Json& second, unsigned vcpus);
+    /** Of two reports of airlock-probe from the production machine: the guest
+     * went on living, unharmed. */
+    void addLife(const std::string& life, const Json& first, const Json& second,
+                 unsigned vcpus);
 
     /** Markers written at different times are all there, unchanged. */
     void addMarkers(const Json& expected, const Json& report);

@@ -1,21 +1,16 @@
-#include "common/error.hpp"
 #include "common/file.hpp"
 #include "common/json.hpp"
 #include "common/progress.hpp"
-#include "keep.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "story.hpp"
+#include "tools/rig/contained.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <filesystem>
-#include <system_error>
 #include <thread>
 
 namespace
@@ -23,41 +18,29 @@ namespace
 
 using namespace airlock;
 
-/** Ctrl-C in the middle of anything: remove the files and end. The kernel
- * kills the QEMUs with us. */
-void cleanUpOnSignals(const std::filesystem::path& directory)
+/** Says how to use the guest, and waits until it is switched off. */
+void keep(demo::Story& story)
 {
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    for (int number : {SIGINT, SIGTERM, SIGHUP})
+    rig::HostRig& host = story.host();
+    std::string virsh = fmt::format("virsh -c '{}'", host.libvirt().uri());
+    fmt::print("\nThe guest goes on running. From another terminal:\n\n"
+               "    {0} console {1}\n    {0} reboot {1}\n"
+               "    {2} --socket {3} jobs {1}\n\n"
+               "(Ctrl-] leaves the console.) Ctrl-C here ends it.\n",
+               virsh, host.domain(),
+               host.program("tools/airlockctl/airlockctl"),
+               (host.path() / "hostd.sock").string());
+    std::fflush(stdout);
+    while (host.domainState() != "shut off")
     {
-        ::sigaddset(&signals, number);
+        std::this_thread::sleep_for(std::chrono::seconds(1));
     }
-    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-    std::thread([signals, directory] {
-        int number = 0;
-        ::sigwait(&signals, &number);
-        std::error_code ignored;
-        std::filesystem::remove_all(directory, ignored);
-        std::fputs("\n", stderr);
-        ::_exit(128 + number);
-    }).detach();
-}
-
-/** A copy of a disk is nothing for a /tmp in memory. */
-void preferVarTmp()
-{
-    ::setenv("TMPDIR", "/var/tmp", 0);
+    fmt::print("The guest has powered off.\n");
 }
 
 int runDemo(const demo::Options& options)
 {
-    vm::enterPrivateNetwork(); // before there is a second thread
-    preferVarTmp();
-    TempDirectory directory("airlock-demo");
-    cleanUpOnSignals(directory.path());
-
-    demo::Story story(options, ProgressStyle::detect(), directory.path());
+    demo::Story story(options, ProgressStyle::detect());
     const demo::Outcome& outcome = story.run();
     std::fputs(demo::render(outcome).c_str(), stdout);
     if (options.json)
@@ -69,16 +52,7 @@ int runDemo(const demo::Options& options)
                               : "Not everything held: see the table above.");
     if (options.keep)
     {
-        std::filesystem::path socket = directory.path() / "console";
-        demo::Keeper keeper(story, socket);
-        fmt::print("\nThe guest goes on running. Log in from another "
-                   "terminal:\n\n    socat -,raw,echo=0,escape=0x1d "
-                   "unix-connect:{}\n\n(Ctrl-] leaves; reboot as you like.) "
-                   "Ctrl-C here ends it.\n",
-                   socket.string());
-        std::fflush(stdout);
-        keeper.run();
-        fmt::print("The guest has powered off.\n");
+        keep(story);
     }
     return held ? EXIT_SUCCESS : EXIT_FAILURE;
 }
@@ -92,9 +66,12 @@ int main(int argc, char** argv)
     {
         return *parsed.exitStatus;
     }
+    // Where all parts look for what was built.
+    ::setenv("AIRLOCK_BUILD", parsed.options.build.c_str(), 1);
     try
     {
-        return runDemo(parsed.options);
+        return rig::runContained("airlock",
+                                 [&] { return runDemo(parsed.options); });
     }
     catch (const std::exception& error)
     {

@@ -2,6 +2,7 @@
 
 #include "common/table.hpp"
 #include "devmodel/catalog/catalog.hpp"
+#include "tools/rig/job_stages.hpp"
 
 #include <fmt/format.h>
 
@@ -96,7 +97,9 @@ std::string rangeTable(const std::string& title,
 
 std::string summaryTable(const Outcome& outcome)
 {
-    const vm::HandOverReport& moved = outcome.lives.back().cycle.handOver;
+    const Json& moved = outcome.lives.back().job.at("figures");
+    auto kept = moved.at("sections-kept").get<std::uint64_t>();
+    auto dropped = moved.at("sections-dropped").get<std::uint64_t>();
     Table table({{"what the guest can reach"},
                  {"before", Table::Align::right},
                  {"after", Table::Align::right}});
@@ -106,8 +109,7 @@ std::string summaryTable(const Outcome& outcome)
     };
     row("devices (QOM)", outcome.full.deviceCount(),
         outcome.stripped.deviceCount());
-    row("savevm sections", moved.kept.size() + moved.dropped.size(),
-        moved.kept.size());
+    row("savevm sections", kept + dropped, kept);
     row("I/O ports, without BARs", outcome.full.portCount(),
         outcome.stripped.portCount());
     row("I/O port ranges", outcome.full.ports.size(),
@@ -117,39 +119,37 @@ std::string summaryTable(const Outcome& outcome)
     return table.render(indent);
 }
 
-/** One row for each step, one column for each life. */
-std::string timeTable(const Outcome& outcome)
+std::string stepTable(const Outcome& outcome)
 {
-    std::vector<Table::Column> columns = {{"step"}};
+    Table table({{"step"}, {"time", Table::Align::right}});
+    for (const StepTime& step : outcome.steps)
+    {
+        table.row({step.name, seconds(step.seconds)});
+    }
+    return table.render(indent);
+}
+
+/** One row for each stage of a job, one column for each life. */
+std::string jobTable(const Outcome& outcome)
+{
+    std::vector<Table::Column> columns = {{"stage"}};
     for (std::size_t i = 0; i < outcome.lives.size(); i++)
     {
         columns.push_back(
             {"boot " + std::to_string(i + 1), Table::Align::right});
     }
     Table table(columns);
-    auto add = [&](const std::string& name, const auto& get) {
-        std::vector<std::string> cells = {name};
+    for (const rig::JobStage& stage : rig::jobStages)
+    {
+        std::vector<std::string> cells = {std::string(2 * stage.depth, ' ') +
+                                          stage.name};
         for (const Life& life : outcome.lives)
         {
-            cells.push_back(seconds(get(life.cycle)));
+            auto time = rig::secondsOf(life.job, stage);
+            cells.push_back(time ? seconds(*time) : "-");
         }
         table.row(std::move(cells));
-    };
-    const vm::CycleReport& first = outcome.lives.front().cycle;
-    for (std::size_t i = 0; i < first.boot.size(); i++)
-    {
-        add("boot machine: " + first.boot[i].name,
-            [i](const vm::CycleReport& c) { return c.boot.at(i).seconds; });
     }
-    for (std::size_t i = 0; i < first.handOver.steps.size(); i++)
-    {
-        add("hand-over: " + first.handOver.steps[i].name,
-            [i](const vm::CycleReport& c) {
-                return c.handOver.steps.at(i).seconds;
-            });
-    }
-    add("from trap to running again",
-        [](const vm::CycleReport& c) { return c.seconds(); });
     return table.render(indent);
 }
 
@@ -174,7 +174,8 @@ std::string render(const Outcome& outcome)
            "\n";
     out += rangeTable("MMIO", outcome.full.mmio, outcome.stripped.mmio) + "\n";
     out += summaryTable(outcome) + "\nTime of each step\n\n";
-    out += timeTable(outcome) + "\nWhat was seen\n\n";
+    out += stepTable(outcome) + "\nTime of each stage of the boots\n\n";
+    out += jobTable(outcome) + "\nWhat was seen\n\n";
     out += checkTable(outcome.checks);
     return out;
 }

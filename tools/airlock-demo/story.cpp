@@ -2,13 +2,13 @@
 
 #include "common/error.hpp"
 #include "common/process.hpp"
-#include "common/sha256.hpp"
+#include "devmodel/vm/host_network.hpp"
 #include "devmodel/vm/kvm_probe.hpp"
+#include "tools/rig/boot_survey.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <thread>
 
 namespace airlock::demo
@@ -17,44 +17,70 @@ namespace airlock::demo
 namespace
 {
 
-constexpr const char* hostAddress = "192.0.2.1";
+constexpr const char* bridge = "airlock0";
+constexpr const char* hostAddress = "192.0.2.1/24";
 constexpr const char* guestAddress = "192.0.2.2";
 constexpr const char* guestMac = "52:54:00:a1:0c:01";
-constexpr unsigned stepCount = 8;
+constexpr unsigned stepCount = 7;
 
-constexpr Milliseconds coldTime = std::chrono::seconds(30);
+constexpr Milliseconds waitStep{200};
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
-constexpr Milliseconds rebootTime = std::chrono::minutes(5);
+constexpr Milliseconds trapTime = std::chrono::minutes(5);
+constexpr Milliseconds bootTime = std::chrono::minutes(15);
 constexpr Milliseconds pingTime = std::chrono::seconds(30);
-/** Seconds; a guest under TCG corrects its clock by less. */
-constexpr double clockSlack = 2;
 /** Between two looks at the timers. */
 constexpr Milliseconds lifeTime = std::chrono::seconds(2);
+/** Seconds between two entries of the witness, which writes two a second. A
+ * guest that is slow because its host is takes some; a clock that went on
+ * while the guest was moved, or jumped, would show more. */
+constexpr double longestGap = 5;
 
-std::string randomUuid()
-{
-    std::array<std::uint8_t, 16> bytes{};
-    fillRandom(bytes);
-    // RFC 4122, 4.4: version 4, variant 10.
-    bytes[6] = static_cast<std::uint8_t>((bytes[6] & 0x0f) | 0x40);
-    bytes[8] = static_cast<std::uint8_t>((bytes[8] & 0x3f) | 0x80);
-    std::string hex = toHex(bytes);
-    return hex.substr(0, 8) + "-" + hex.substr(8, 4) + "-" + hex.substr(12, 4) +
-           "-" + hex.substr(16, 4) + "-" + hex.substr(20);
-}
+/** Writes the guest's uptime down from early in its boot on, wherever it runs:
+ * what it has seen can be read later. */
+constexpr const char* installWitness =
+    R"(command -v systemctl >/dev/null || exit 7
+mkdir -p /var/lib/airlock
+cat >/etc/systemd/system/airlock-witness.service <<'END'
+[Unit]
+DefaultDependencies=no
+After=local-fs.target
+[Service]
+ExecStart=/bin/sh -c 'exec >/var/lib/airlock/witness; while :; do cut -d " " -f 1 /proc/uptime; sleep 0.5; done'
+[Install]
+WantedBy=sysinit.target
+END
+systemctl enable airlock-witness.service && sync)";
 
-/** The guest writes to its disk; the image stays as it is. */
-void copyImage(const std::filesystem::path& from,
-               const std::filesystem::path& to)
+/** Count, first, last, times that it went back, longest gap. */
+constexpr const char* readWitness =
+    "awk 'NR == 1 { first = $1; last = $1 } $1 < last { back++ } "
+    "$1 - last > gap { gap = $1 - last } { last = $1 } "
+    "END { printf \"{\\\"entries\\\":%d,\\\"first\\\":%s,\\\"last\\\":%s,"
+    "\\\"back\\\":%d,\\\"gap\\\":%.2f}\\n\", NR, first, last, back, gap }' "
+    "/var/lib/airlock/witness";
+
+void runTool(std::vector<std::string> argv)
 {
     SpawnOptions options;
-    options.argv = {"cp", "--reflink=auto", "--sparse=always", from.string(),
-                    to.string()};
-    ProcessOutput output = runProgram(options, std::chrono::minutes(30));
+    options.argv = std::move(argv);
+    ProcessOutput output = runProgram(options);
     if (!output.status.ok())
     {
-        throw Error("cannot copy the guest's image: " + output.err);
+        throw Error(options.argv.front() + ": " + output.err);
     }
+}
+
+std::string card()
+{
+    return fmt::format(R"(
+    <interface type='bridge'>
+      <mac address='{}'/>
+      <source bridge='{}'/>
+      <model type='virtio'/>
+      <driver name='qemu'/>
+      <address type='pci' domain='0' bus='0' slot='{:#x}' function='0'/>
+    </interface>)",
+                       guestMac, bridge, vm::firstNicSlot);
 }
 
 /** "first life" -> "first-life": markers are named without blanks. */
@@ -101,11 +127,17 @@ Json Outcome::toJson() const
     out["held"] = checks.allHeld();
     out["accelerator"] = accelerator;
     out["checks"] = checks.toJson();
+    out["steps"] = Json::array();
+    for (const StepTime& step : steps)
+    {
+        out["steps"].push_back(
+            {{"step", step.name}, {"seconds", step.seconds}});
+    }
     out["lives"] = Json::array();
     for (const Life& life : lives)
     {
         out["lives"].push_back(
-            {{"trap", trapToJson(life.trap)}, {"cycle", life.cycle.toJson()}});
+            {{"trap", trapToJson(life.trap)}, {"job", life.job}});
     }
     out["boot_machine"] = surveyToJson(full);
     out["production_machine"] = surveyToJson(stripped);
@@ -113,29 +145,29 @@ Json Outcome::toJson() const
     return out;
 }
 
-Story::Story(const Options& options, const ProgressStyle& style,
-             const std::filesystem::path& directory)
-    : options_(options), style_(style), steps_(stepCount), directory_(directory)
+Story::Story(const Options& options, const ProgressStyle& style)
+    : options_(options), style_(style), steps_(stepCount),
+      qemu_(vm::findQemuBuilds(options.build))
 {
-    vm::QemuBuilds qemu = vm::findQemuBuilds(options.build);
-    productionQemu_ = qemu.production;
-    site_.qemu = qemu.boot;
-    site_.policy = vm::parseBootedPolicy(options.booted);
-    site_.log = directory_ / "boot-qemu.log";
-    site_.options.firmware = options.firmware;
-
     spec_.name = "demo";
-    spec_.uuid = randomUuid();
     spec_.vcpus = options.vcpus;
     spec_.memory = options.memory;
-    spec_.disks = {{directory_ / "disk.raw", false}};
+    spec_.disks = {{options.guest, true}};
     spec_.nics = {{guestMac}};
+    spec_.agent = true;
     vm::validate(spec_);
+    rig::enterPrivateNamespaces();
 }
 
-bool Story::hasShell() const
+bool Story::ownImage() const
 {
-    return std::holds_alternative<vm::BootedShell>(site_.policy);
+    return options_.guest.parent_path() == options_.build / "images";
+}
+
+void Story::finish(Step& step, const std::string& name, const std::string& note)
+{
+    outcome_.steps.push_back({name, step.elapsed().count()});
+    step.done(note);
 }
 
 void Story::chooseAccelerator()
@@ -145,103 +177,207 @@ void Story::chooseAccelerator()
     if (options_.accelerator == "auto")
     {
         step.note("trying KVM with this guest");
-        probe = vm::probeKvm(site_.qemu, spec_, options_.build / "kvm.json");
+        probe = vm::probeKvm(qemu_.boot, spec_, options_.build / "kvm.json");
     }
     spec_.accelerator =
         probe.usable ? vm::Accelerator::kvm : vm::Accelerator::tcg;
     outcome_.accelerator = probe.usable ? "kvm" : "tcg";
-    step.done(outcome_.accelerator + ": " + printable(probe.why, 60));
+    finish(step, "accelerator",
+           outcome_.accelerator + ": " + printable(probe.why, 60));
 }
 
-void Story::prepare()
+void Story::startHost()
 {
-    Step step(style_, title("Copy of the guest's disk, private network"));
-    copyImage(options_.guest, spec_.disks.front().image);
-    tap_.emplace("airlock0", hostAddress);
-    step.done(formatBytes(std::filesystem::file_size(options_.guest)));
+    Step step(style_, title("libvirt, host agent, boot server, disk"));
+    runTool({"ip", "link", "add", bridge, "type", "bridge"});
+    runTool({"ip", "address", "add", hostAddress, "dev", bridge});
+    runTool({"ip", "link", "set", bridge, "up"});
+
+    rig::DomainCase domain;
+    domain.name = spec_.name;
+    domain.guest.vcpus = spec_.vcpus;
+    domain.guest.memory = spec_.memory;
+    domain.image = options_.guest;
+    domain.cards = card();
+    domain.kvm = spec_.accelerator == vm::Accelerator::kvm;
+    rig::RigSettings settings;
+    settings.booted = options_.booted;
+    if (options_.firmware)
+    {
+        settings.boot =
+            fmt::format("firmware = \"{}\"", options_.firmware->string());
+    }
+    rig_.emplace(std::vector{domain}, settings);
+    events_.emplace();
+    connection_.emplace(rig_->libvirt().uri(), [](const std::string&) {});
+    finish(step, "host",
+           formatBytes(std::filesystem::file_size(options_.guest)) +
+               " of disk");
 }
 
-vm::Trap Story::startCold()
+void Story::surveyBootMachine()
 {
-    Step step(style_, title("Production machine, started cold"));
-    vm::ProductionVm::Options options;
-    options.log = directory_ / "production-qemu.log";
-    options.taps = {tap_->fd()};
-    production_.emplace(productionQemu_, spec_, options);
-    vm::Trap trap = production_->waitTrap(coldTime);
-    outcome_.checks.add("the cold start is trapped", trap.cause == "cold-start",
-                        describe(trap));
-    step.done("trapped: " + describe(trap));
-    return trap;
+    Step step(style_, title("A look at the full machine"));
+    vm::BootOptions options;
+    options.firmware = options_.firmware;
+    outcome_.full =
+        rig::surveyBootMachine(qemu_.boot, spec_, options, rig_->path(),
+                               [&step] { step.note("firmware"); });
+    finish(step, "survey",
+           fmt::format("{} devices", outcome_.full.deviceCount()));
 }
 
-void Story::writeMarker(vm::GuestShell& shell, const std::string& name)
+void Story::writeMarker(vm::ConsoleShell& shell, const std::string& name)
 {
     Json answer = shell.probe("mark " + name, answerTime);
     markers_[name] = JsonField(answer, "airlock-probe").at("sha256").string();
 }
 
-vm::CycleReport Story::cycle(const std::string& name)
+std::string Story::lastJob()
 {
-    auto booted = [&](vm::BootVm& boot) {
-        outcome_.full = vm::survey(boot.machine().qmp());
-        if (hasShell())
-        {
-            vm::GuestShell shell(boot.machine());
-            writeMarker(shell, "booting-" + markerWord(name));
-            bootReportTime_ = std::chrono::steady_clock::now();
-            bootReport_ = shell.settled(answerTime);
-        }
-    };
-    return vm::bootAndHandOver(*production_, site_, booted);
+    Json jobs = rig_->ask("jobs", {{"limit", 1}}).at("jobs");
+    return jobs.empty() ? "" : jobs.at(0).at("id").get<std::string>();
 }
 
-void Story::live(const vm::Trap& trap, const std::string& name)
+vm::Trap Story::waitTrap(Step& step)
 {
+    Deadline deadline(trapTime);
+    for (;;)
     {
-        Step step(style_, title("Full machine boots the guest, hand-over"));
-        site_.progress = [&step](const std::string& what) { step.note(what); };
-        vm::CycleReport report = cycle(name);
-        const vm::HandOverReport& moved = report.handOver;
-        step.done(fmt::format(
-            "{} of {} sections and {} of memory in {}", moved.kept.size(),
-            moved.kept.size() + moved.dropped.size(),
-            formatBytes(moved.memory.bytes()),
-            formatDuration(std::chrono::duration<double>(moved.seconds()))));
-        outcome_.lives.push_back({trap, std::move(report)});
-        site_.progress = {};
+        if (rig_->domainState() == "paused")
+        {
+            domain_ = connection_->activeDomains().at(0);
+            if (auto trap = vm::queryTrap(*domain_).trap)
+            {
+                return *trap;
+            }
+        }
+        if (deadline.passed())
+        {
+            throw TimedOut("the guest was not seen trapped; " + rig_->logs());
+        }
+        step.note("waiting for the trap");
+        std::this_thread::sleep_for(waitStep);
     }
-    Step step(style_, title("The guest on the production machine"));
-    outcome_.stripped = vm::survey(production_->machine().qmp());
+}
+
+/** The job that is over when the guest is back. */
+Json Story::waitReturn(const std::string& lastJob, Step& step)
+{
+    Deadline deadline(bootTime);
+    for (;;)
+    {
+        Json status = rig_->ask("status", {{"vm", spec_.name}});
+        std::string state = status.at("vm").at("state");
+        const Json& jobs = status.at("jobs");
+        if (state == "running" && !jobs.empty() &&
+            jobs.at(0).at("id") != lastJob)
+        {
+            return jobs.at(0);
+        }
+        if (state == "held" || deadline.passed())
+        {
+            throw Error("the guest does not come back: " +
+                        status.at("vm").at("reason").get<std::string>() + "; " +
+                        rig_->logs());
+        }
+        step.note(state);
+        std::this_thread::sleep_for(waitStep);
+    }
+}
+
+void Story::start()
+{
+    rig_->guest().start();
+}
+
+void Story::rebootFromInside()
+{
     if (hasShell())
     {
+        shell().reboot();
+    }
+    else
+    {
+        rig_->libvirt().virsh({"reset", spec_.name});
+    }
+}
+
+void Story::live(const std::string& name, const std::string& how)
+{
+    {
+        bool first = outcome_.lives.empty();
+        Step step(style_, title(how + ": trap, boot elsewhere, return"));
+        std::string last = first ? "" : lastJob();
+        first ? start() : rebootFromInside();
+        vm::Trap trap = waitTrap(step);
+        std::string wanted = first        ? "cold-start"
+                             : hasShell() ? "port"
+                                          : "system-reset";
+        outcome_.checks.add(name + ": began with a trap", trap.cause == wanted,
+                            describe(trap));
+        Json job = waitReturn(last, step);
+        outcome_.checks.add(
+            name + ": booted by the boot server", job.at("result") == "done",
+            "job " + job.at("id").get<std::string>().substr(0, 8) + " " +
+                printable(job.at("result").get<std::string>()));
+        outcome_.lives.push_back({trap, job});
+        finish(step, name + ": away", "trapped: " + describe(trap));
+    }
+    Step step(style_, title("The guest on the production machine"));
+    outcome_.stripped = vm::survey(*domain_);
+    if (hasShell())
+    {
+        rig_->waitReborn(answerTime);
         lookAround(name);
     }
-    outcome_.checks.add(name + ": the machine runs",
-                        production_->machine().running(), "query-status");
-    step.done(hasShell() ? "it answers" : "it runs");
+    outcome_.checks.add(name + ": virsh says running",
+                        rig_->domainState() == "running", "domstate");
+    finish(step, name + ": look", hasShell() ? "it answers" : "it runs");
 }
 
 void Story::lookAround(const std::string& name)
 {
-    vm::GuestShell shell(production_->machine());
+    vm::ConsoleShell shell = this->shell();
     shell.checkDisk(answerTime);
     Json first = shell.probe("report", answerTime);
-    std::chrono::duration<double> passed =
-        std::chrono::steady_clock::now() - bootReportTime_;
-    double uptime = first.at("uptime").get<double>() -
-                    bootReport_.at("uptime").get<double>();
-    outcome_.checks.add(
-        name + ": the guest's clock did not jump",
-        uptime <= passed.count() + clockSlack,
-        fmt::format("{:.1f} s of uptime in {:.1f} s", uptime, passed.count()));
     std::this_thread::sleep_for(lifeTime);
     writeMarker(shell, "living-" + markerWord(name));
+    if (outcome_.lives.size() == 1)
+    {
+        witness_ = rig_->guest()
+                       .console()
+                       .runCommand(installWitness, answerTime)
+                       .status == 0;
+    }
+    else if (witness_)
+    {
+        checkWitness();
+    }
     outcome_.guest = shell.settled(answerTime);
-    outcome_.checks.addLife(name, bootReport_, first, outcome_.guest,
-                            spec_.vcpus);
+    outcome_.checks.addLife(name, first, outcome_.guest, spec_.vcpus);
     outcome_.checks.addMarkers(markers_, outcome_.guest);
     checkNetwork(name, outcome_.guest);
+}
+
+void Story::checkWitness()
+{
+    Json seen = parseJson(shell().run(readWitness, answerTime), "witness");
+    JsonField field(seen, "witness");
+    double first = field.at("first").number();
+    double last = field.at("last").number();
+    double gap = field.at("gap").number();
+    std::string entries = fmt::format("{} entries, uptime {:.1f} s to {:.1f} s",
+                                      field.at("entries").u64(), first, last);
+    outcome_.checks.add(
+        "second life: what was written during the boot is there",
+        field.at("entries").u64() > 1 && first < last, entries);
+    outcome_.checks.add("second life: uptime never went back, boot included",
+                        field.at("back").u64() == 0,
+                        fmt::format("{} times", field.at("back").u64()));
+    outcome_.checks.add("second life: the guest's clock did not jump",
+                        gap <= longestGap,
+                        fmt::format("{:.2f} s at most", gap));
 }
 
 void Story::checkNetwork(const std::string& name, const Json& report)
@@ -252,7 +388,7 @@ void Story::checkNetwork(const std::string& name, const Json& report)
     outcome_.checks.add(name + ": the network has a carrier", carrier,
                         fmt::format("{} link(s)", links.arraySize()));
     // A user's own image has its own address.
-    if (options_.guest.parent_path() == options_.build / "images")
+    if (ownImage())
     {
         outcome_.checks.add(name + ": the host reaches the guest",
                             vm::ping(guestAddress, pingTime),
@@ -260,39 +396,15 @@ void Story::checkNetwork(const std::string& name, const Json& report)
     }
 }
 
-vm::Trap Story::rebootFromInside()
-{
-    Step step(style_, title("Reboot from inside"));
-    if (hasShell())
-    {
-        vm::GuestShell(production_->machine()).reboot();
-    }
-    else
-    {
-        production_->machine().qmp().execute("system_reset");
-    }
-    vm::Trap trap = production_->waitTrap(rebootTime);
-    outcome_.checks.add("the reboot is trapped",
-                        hasShell() ? trap.cause == "port"
-                                   : trap.cause == "system-reset",
-                        describe(trap));
-    step.done("trapped: " + describe(trap));
-    return trap;
-}
-
-void Story::bootAgain(const vm::Trap& trap)
-{
-    outcome_.lives.push_back({trap, vm::bootAndHandOver(*production_, site_)});
-}
-
 const Outcome& Story::run()
 {
-    prepare(); // KVM is tried with the copy of the disk
     chooseAccelerator();
-    live(startCold(), "first life");
+    startHost();
+    surveyBootMachine();
+    live("first life", "virsh start");
     std::string firstBoot =
         hasShell() ? outcome_.guest.at("boot_id").get<std::string>() : "";
-    live(rebootFromInside(), "second life");
+    live("second life", hasShell() ? "reboot from inside" : "virsh reset");
     if (hasShell())
     {
         std::string secondBoot =

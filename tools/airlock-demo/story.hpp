@@ -3,13 +3,13 @@
 #include "checks.hpp"
 #include "common/progress.hpp"
 #include "devmodel/vm/guest_shell.hpp"
-#include "devmodel/vm/hand_over.hpp"
-#include "devmodel/vm/host_network.hpp"
 #include "devmodel/vm/survey.hpp"
+#include "devmodel/vm/trapped_vm.hpp"
+#include "hostagent/hypervisor/libvirt.hpp"
 #include "options.hpp"
+#include "tools/rig/host_rig.hpp"
 
-#include <chrono>
-#include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,11 +17,17 @@
 namespace airlock::demo
 {
 
-/** One life of the guest: trap, boot, hand-over. */
+/** One life of the guest: trap, job at the boot server, return. */
 struct Life
 {
     vm::Trap trap;
-    vm::CycleReport cycle;
+    Json job; ///< of the host agent's history, see airlockctl(1)
+};
+
+struct StepTime
+{
+    std::string name;
+    double seconds = 0;
 };
 
 /** All that the demo has seen. */
@@ -29,8 +35,9 @@ struct Outcome
 {
     std::string accelerator;
     std::string whyAccelerator;
+    std::vector<StepTime> steps;
     std::vector<Life> lives;
-    vm::Survey full;     ///< the boot machine, guest booted
+    vm::Survey full;     ///< the boot machine, its firmware ready
     vm::Survey stripped; ///< the production machine, guest running
     Json guest;          ///< the last report of airlock-probe
     Checks checks;
@@ -38,53 +45,59 @@ struct Outcome
     Json toJson() const;
 };
 
-/** The story of one guest: started cold on the production machine, trapped,
- * booted on the full machine, handed over, rebooted from inside, trapped,
- * booted and handed over again. */
+/** The story of one guest that is a libvirt domain: started, trapped, booted
+ * by the boot server, back on the production machine, rebooted from inside,
+ * trapped, booted elsewhere and back again. */
 class Story
 {
   public:
-    /** `directory`: for the copy of the image, logs and sockets. */
-    Story(const Options& options, const ProgressStyle& style,
-          const std::filesystem::path& directory);
+    /** Before the first thread: enters namespaces. */
+    Story(const Options& options, const ProgressStyle& style);
 
     /** Throws what goes wrong on the way; what the guest does wrong is in the
      * outcome's checks. */
     const Outcome& run();
 
-    vm::ProductionVm& production() { return *production_; }
-    /** Boots the trapped guest once more and hands it over. */
-    void bootAgain(const vm::Trap& trap);
+    rig::HostRig& host() { return *rig_; }
 
   private:
-    void prepare();
     void chooseAccelerator();
-    vm::Trap startCold();
-    vm::Trap rebootFromInside();
-    vm::CycleReport cycle(const std::string& name);
-    void live(const vm::Trap& trap, const std::string& name);
+    void startHost();
+    void surveyBootMachine();
+    void live(const std::string& name, const std::string& how);
+    void start();
+    void rebootFromInside();
+    vm::Trap waitTrap(Step& step);
+    Json waitReturn(const std::string& lastJob, Step& step);
+    std::string lastJob();
     void lookAround(const std::string& name);
+    void checkWitness();
     void checkNetwork(const std::string& name, const Json& report);
+    void writeMarker(vm::ConsoleShell& shell, const std::string& name);
+    void finish(Step& step, const std::string& name, const std::string& note);
     std::string title(const std::string& text)
     {
         return steps_.next() + " " + text;
     }
-    void writeMarker(vm::GuestShell& shell, const std::string& name);
     /** Whether the guest can be asked: it has a shell on its console. */
-    bool hasShell() const;
+    bool hasShell() const { return options_.booted == "shell"; }
+    bool ownImage() const;
+    vm::ConsoleShell shell()
+    {
+        return vm::ConsoleShell(rig_->guest().console());
+    }
 
     Options options_;
     ProgressStyle style_;
     StepCounter steps_;
-    std::filesystem::path directory_;
+    vm::QemuBuilds qemu_;
     vm::GuestSpec spec_;
-    vm::BootSite site_;
-    vm::Qemu productionQemu_;
-    std::optional<vm::Tap> tap_;
-    std::optional<vm::ProductionVm> production_;
+    std::optional<rig::HostRig> rig_;
+    std::optional<host::LibvirtEventLoop> events_;
+    std::optional<host::Connection> connection_;
+    std::shared_ptr<host::Domain> domain_;
     Json markers_ = Json::object(); ///< name -> digest
-    Json bootReport_;               ///< from the boot machine, last boot
-    std::chrono::steady_clock::time_point bootReportTime_;
+    bool witness_ = false;
     Outcome outcome_;
 };
 

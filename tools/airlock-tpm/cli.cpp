@@ -1,5 +1,6 @@
 #include "tools/airlock-tpm/cli.hpp"
 
+#include "common/secret.hpp"
 #include "tools/airlock-tpm/commands.hpp"
 
 #include <CLI/CLI.hpp>
@@ -234,10 +235,20 @@ void addSiteCommands(Arguments& to, Options& options)
     to.app().get_option("--answer")->needs("--candidate");
 }
 
-int report(const Result& result, int code, const Options& options,
-           std::ostream& out, std::ostream& err)
+int report(Result result, int code, const Options& options, std::ostream& out,
+           std::ostream& err)
 {
-    out << (options.json ? dumpJson(result.json) + "\n" : result.text);
+    // It may be what was unsealed.
+    const WipedText text(std::move(result.text));
+    const WipedJson json(std::move(result.json));
+    if (options.json)
+    {
+        out << WipedText(dumpJson(json.json) + "\n").text;
+    }
+    else
+    {
+        out << text.text;
+    }
     out.flush();
     if (!out)
     {

@@ -27,18 +27,28 @@ PolicySet policySet(const Options& options)
     return out;
 }
 
+/** In one place that does not grow; the stream keeps a buffer of its own. */
+Secret readStream(std::istream& in)
+{
+    Secret room(SealedBlob::maxSecret + 1);
+    in.read(reinterpret_cast<char*>(room.bytes().data()),
+            static_cast<std::streamsize>(room.size()));
+    const auto size = static_cast<std::size_t>(in.gcount());
+    if (size > SealedBlob::maxSecret)
+    {
+        throw Refused("standard input", "has more than 65536 bytes");
+    }
+    return Secret(room.view().first(size));
+}
+
 /** The file, or the standard input for "-". */
 Secret readSecret(const Options& options)
 {
-    Bytes text;
     if (options.file == "-")
     {
-        text.assign(std::istreambuf_iterator<char>(*options.in), {});
+        return readStream(*options.in);
     }
-    else
-    {
-        text = readFile(options.file, SealedBlob::maxSecret);
-    }
+    Bytes text = readFile(options.file, SealedBlob::maxSecret);
     Secret out{ByteView(text)};
     OPENSSL_cleanse(text.data(), text.size());
     return out;
@@ -64,11 +74,16 @@ Result enroll(const Options& options)
         enrollMachine(tpm, options.state, policySet(options),
                       options.endorsement == "rsa" ? EndorsementType::rsa2048
                                                    : EndorsementType::eccP256);
-    return {machine.toJson(), fmt::format("enrolled; endorsement key {}, {}\n",
-                                          toHex(sha256(machine.endorsement)),
-                                          machine.endorsementCertificate.empty()
-                                              ? "without certificate"
-                                              : "with certificate")};
+    return {machine.toJson(),
+            fmt::format("enrolled; endorsement key {}, {}\n{}",
+                        toHex(sha256(machine.endorsement)),
+                        machine.endorsementCertificate.empty()
+                            ? "without certificate"
+                            : "with certificate",
+                        options.policies.empty()
+                            ? "warning: without --policies nobody has tried "
+                              "whether the authorizations come out again\n"
+                            : "")};
 }
 
 Result seal(const Options& options)
@@ -76,16 +91,23 @@ Result seal(const Options& options)
     const Tpm tpm(options.tcti);
     const PolicySet policy = policySet(options);
     const Secret secret = readSecret(options);
+    // Where the enrolment is at hand, the TPM has to be that one.
+    const Bytes enrolled = options.state.empty()
+                               ? Bytes()
+                               : readMachineFile(options.state).storageName;
+    const auto storageName =
+        enrolled.empty() ? std::nullopt : std::optional<ByteView>(enrolled);
     if (options.pin)
     {
         const Authorizations authorizations =
             readAuthorizations(tpm, options.state, policy);
-        storePinned(tpm, options.output, policy, authorizations.owner, secret);
+        storePinned(tpm, options.output, policy, authorizations.owner, secret,
+                    storageName);
     }
     else
     {
-        writeBlob(options.output,
-                  trust::seal(tpm, policy.key, policy.ref, secret));
+        writeBlob(options.output, trust::seal(tpm, policy.key, policy.ref,
+                                              secret, storageName));
     }
     return {{{"sealed", secret.size()}, {"pinned", options.pin}},
             fmt::format("sealed {} bytes for {}{}\n", secret.size(), policy.ref,
@@ -95,12 +117,14 @@ Result seal(const Options& options)
 Result unseal(const Options& options)
 {
     const Tpm tpm(options.tcti);
-    const PolicySet policy = policySet(options);
-    const SealedBlob blob =
-        options.pin ? loadPinned(tpm, options.file) : readBlob(options.file);
+    const auto unsealing = [&] {
+        const PolicySet policy = policySet(options);
+        const SealedBlob blob = options.pin ? loadPinned(tpm, options.file)
+                                            : readBlob(options.file);
+        return trust::unseal(tpm, blob, policy.key, policy.policies);
+    };
     const Secret secret =
-        options.once ? unsealOnce(tpm, blob, policy.key, policy.policies)
-                     : trust::unseal(tpm, blob, policy.key, policy.policies);
+        options.once ? unsealOnce(tpm, unsealing) : unsealing();
     return {{{"secret", toHex(secret.view())}},
             {secret.view().begin(), secret.view().end()}};
 }
@@ -144,9 +168,8 @@ Result generation(const Options& options)
     const Tpm tpm(options.tcti);
     if (options.raise)
     {
-        const Authorizations authorizations =
-            readAuthorizations(tpm, options.state, policySet(options));
-        raiseGeneration(tpm, authorizations.owner, options.generation);
+        raiseGeneration(tpm, options.state, policySet(options),
+                        options.generation);
     }
     const std::uint64_t now = trust::generation(tpm);
     return {{{"generation", now}},

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <openssl/crypto.h>
 
 namespace airlock::tpmtool
 {
@@ -31,6 +32,15 @@ Bytes hexOf(const std::string& text, const char* what)
     return *out;
 }
 
+Key readPrivateKey(const std::string& path)
+{
+    Bytes bytes = readFile(path, maxText);
+    const Secret pem{ByteView(bytes)};
+    OPENSSL_cleanse(bytes.data(), bytes.size());
+    return privateKeyFromPem(
+        {reinterpret_cast<const char*>(pem.view().data()), pem.size()}, path);
+}
+
 EventLog readLog(const std::string& path)
 {
     return EventLog::parse(readFile(path, EventLog::maxSize + 1));
@@ -51,7 +61,7 @@ PcrValues readPcrFile(const std::string& path)
 }
 
 /** PCRs without an event in the log hold zeros. */
-PcrValues only(const PcrSelection& selection, const PcrValues& values)
+PcrValues fromLog(const PcrSelection& selection, const PcrValues& values)
 {
     PcrValues out;
     for (unsigned number : selection.list())
@@ -62,26 +72,64 @@ PcrValues only(const PcrSelection& selection, const PcrValues& values)
     return out;
 }
 
+/** A file says what it says: what it leaves out is not known. */
+PcrValues fromFile(const PcrSelection& selection, const PcrValues& values)
+{
+    PcrValues out;
+    for (unsigned number : selection.list())
+    {
+        auto found = values.find(number);
+        if (found == values.end())
+        {
+            throw Refused("--pcr-file", fmt::format("has no PCR {}", number));
+        }
+        out[number] = found->second;
+    }
+    return out;
+}
+
+/** Anybody can write a log: this one has to be of the boot that has these
+ * values. */
+void requireSameBoot(const EventLog& log, const PcrValues& measured)
+{
+    const std::string wrong = differences(
+        fromLog(PcrSelection::of(measured), log.replay()), measured);
+    if (!wrong.empty())
+    {
+        throw Refused("--log", "is not of the boot with the values of "
+                               "--pcr-file: " +
+                                   wrong);
+    }
+}
+
 /** From a file of values, from a log, or from a log and the next image. */
 PcrValues wantedPcrs(const Options& options)
 {
-    if (!options.pcrFile.empty())
-    {
-        const PcrValues values = readPcrFile(options.pcrFile);
-        return options.pcrs.empty()
-                   ? values
-                   : only(PcrSelection::parse(options.pcrs, "--pcrs"), values);
-    }
-    if (options.log.empty() || options.pcrs.empty())
+    const bool hasFile = !options.pcrFile.empty();
+    const PcrValues listed =
+        hasFile ? readPcrFile(options.pcrFile) : PcrValues();
+    if (!hasFile && (options.log.empty() || options.pcrs.empty()))
     {
         throw Error("give --pcr-file, or --log with --pcrs");
     }
+    const PcrSelection selection =
+        options.pcrs.empty() ? PcrSelection::of(listed)
+                             : PcrSelection::parse(options.pcrs, "--pcrs");
+    const PcrValues measured =
+        hasFile ? fromFile(selection, listed) : PcrValues();
+    if (options.log.empty())
+    {
+        return measured;
+    }
     const EventLog log = readLog(options.log);
-    const PcrValues values =
-        options.after.empty()
-            ? log.replay()
-            : predict(log, readImage(options.before), readImage(options.after));
-    return only(PcrSelection::parse(options.pcrs, "--pcrs"), values);
+    if (hasFile)
+    {
+        requireSameBoot(log, measured);
+    }
+    return fromLog(selection, options.after.empty()
+                                  ? log.replay()
+                                  : predict(log, readImage(options.before),
+                                            readImage(options.after)));
 }
 
 } // namespace
@@ -118,7 +166,7 @@ Bytes readHex(const std::string& path)
 
 Result signPolicy(const Options& options)
 {
-    const Key key = privateKeyFromPem(readText(options.key), options.key);
+    const Key key = readPrivateKey(options.key);
     const SignedPolicy policy = SignedPolicy::sign(
         key, {options.name, options.generation, wantedPcrs(options)},
         options.ref);

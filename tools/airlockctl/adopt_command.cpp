@@ -106,7 +106,8 @@ std::string carryOut(const AdoptArguments& arguments,
 {
     if (!arguments.output.empty() && arguments.output != "-")
     {
-        writeFileAtomic(arguments.output, result.xml);
+        // Passwords may be in it.
+        writeFileAtomic(arguments.output, result.xml, 0600);
         return "written to " + arguments.output + "\n";
     }
     if (!arguments.apply)
@@ -157,13 +158,18 @@ Result adoptCommand(const AdoptArguments& arguments)
     std::optional<Libvirt> libvirt;
     std::string before = readXml(arguments, libvirt);
     host::AdoptResult result = change(arguments, before, libvirt);
-    std::string diff = diffOf(before, result, arguments);
+    // What is shown ends in terminals' histories and logs.
+    std::string shownBefore =
+        libvirt ? libvirt->definition(arguments.domain, false) : before;
+    host::AdoptResult shown =
+        libvirt ? change(arguments, shownBefore, libvirt) : result;
+    std::string diff = diffOf(shownBefore, shown, arguments);
     std::string done;
     if (result.ok())
     {
         done = carryOut(arguments, result, libvirt);
     }
-    Json json = toJson(result);
+    Json json = toJson(arguments.output == "-" ? result : shown);
     json["diff"] = diff;
     json["applied"] = arguments.apply && result.ok() && result.changed;
     return {result.ok() ? kOk : kRefused, json,

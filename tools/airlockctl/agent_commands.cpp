@@ -62,13 +62,18 @@ void addVm(Table& table, const JsonField& vm)
                textAt(vm, "boot_server"), textAt(vm, "reason")});
 }
 
-/** Seconds of all stages together. */
+/** Seconds of the host agent's stages together; those of the boot server are
+ * within "booting". */
 std::string total(const JsonField& seconds)
 {
     double sum = 0;
     for (const auto& [stage, value] : seconds.json().items())
     {
-        sum += JsonField(value, "seconds").number();
+        bool outer = std::ranges::any_of(
+            host::allStates, [&stage = stage](host::State state) {
+                return host::toString(state) == stage;
+            });
+        sum += outer ? JsonField(value, "seconds").number() : 0;
     }
     return sum > 0 ? fmt::format("{:.1f}", sum) : "";
 }
@@ -231,9 +236,14 @@ Result eventsCommand(Client& agent)
 }
 
 Result heldCommand(Client& agent, const std::string& method,
-                   const std::string& vm)
+                   const std::string& vm, bool discardDelta)
 {
-    Json reply = agent.call(method, {{"vm", vm}});
+    Json parameters = {{"vm", vm}};
+    if (discardDelta)
+    {
+        parameters["discard-delta"] = true;
+    }
+    Json reply = agent.call(method, parameters);
     return {kOk, reply, vmText(JsonField(reply, method).at("vm"))};
 }
 

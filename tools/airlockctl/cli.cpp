@@ -26,6 +26,7 @@ struct Arguments
     bool json = false;
     std::string socket{host::control::defaultSocket};
     std::string vm;
+    bool discardDelta = false;
     AdoptArguments adopt;
     std::optional<unsigned> limitSeconds;
     bool namesOnly = false;
@@ -179,15 +180,18 @@ class CommandLine
                            : name == "retry"
                                ? "let a held domain try again"
                                : "leave a held domain to the operator";
-        add(app_, name.c_str(), help,
-            [this, name] {
-                Client client = agent();
-                return name == "status"
-                           ? statusCommand(client, arguments_.vm)
-                           : heldCommand(client, name, arguments_.vm);
-            })
-            ->add_option("VM", arguments_.vm, "name or UUID")
-            ->required();
+        CLI::App* sub = add(app_, name.c_str(), help, [this, name] {
+            Client client = agent();
+            return name == "status" ? statusCommand(client, arguments_.vm)
+                                    : heldCommand(client, name, arguments_.vm,
+                                                  arguments_.discardDelta);
+        });
+        sub->add_option("VM", arguments_.vm, "name or UUID")->required();
+        if (name == "release")
+        {
+            sub->add_flag("--discard-delta", arguments_.discardDelta,
+                          "give up what its boot wrote and is not applied");
+        }
     }
 
     void addJobs()

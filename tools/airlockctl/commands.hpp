@@ -56,9 +56,9 @@ Result jobsCommand(host::control::Client& agent,
 /** One line of an event. */
 std::string eventLine(const Json& event);
 Result eventsCommand(host::control::Client& agent);
-/** "retry" or "release". */
+/** "retry" or "release"; only the latter discards. */
 Result heldCommand(host::control::Client& agent, const std::string& method,
-                   const std::string& vm);
+                   const std::string& vm, bool discardDelta = false);
 
 /** A new authority: ca.crt and ca.key in a directory. */
 Result pkiInit(const std::filesystem::path& directory, const std::string& name,

@@ -152,6 +152,12 @@ Result stored(Json reply, const std::optional<std::filesystem::path>& file)
 
 void addRoot(Json& parameters, const SwitchArguments& arguments)
 {
+    if (arguments.root && arguments.output)
+    {
+        throw Refused("--root, --output",
+                      "only one of them: a root that is there is written to no "
+                      "file");
+    }
     if (arguments.root)
     {
         parameters["root"] = readRoot(*arguments.root);

@@ -14,6 +14,7 @@
 #include <map>
 #include <mutex>
 #include <set>
+#include <utility>
 
 namespace airlock::sw
 {
@@ -56,6 +57,7 @@ struct Port
     std::unique_ptr<PortSocket> socket;
     std::optional<MacAddress> admitted; ///< in the forwarding table
     bool broadcast = false;             ///< flooded to it at the moment
+    bool takenDown = false;             ///< by us: it could not be shut
 
     PortFlags flags() const
     {
@@ -82,6 +84,7 @@ class SwitchAgent::Impl : public Fabric
         }
         // Shut before anything else is looked at.
         fence_.install();
+        watch_.requireRoom((settings.window + 1) * settings.ports.size());
         for (const PortOptions& options : settings.ports)
         {
             Port& port = ports_[options.name];
@@ -399,8 +402,9 @@ class SwitchAgent::Impl : public Fabric
         }
         else if (!bridge_ || bridge_->index != bridge->second.index)
         {
+            bridge_.reset(); // what fails is tried again
+            netlink_.setUpBridge(bridge->second);
             bridge_ = bridge->second;
-            netlink_.setUpBridge(*bridge_);
         }
         members_.clear();
         for (const auto& [name, link] : links)
@@ -433,6 +437,7 @@ class SwitchAgent::Impl : public Fabric
         port.link.reset();
         port.socket.reset();
         port.admitted.reset();
+        port.takenDown = false;
         port.agent->cut("it left the bridge");
     }
 
@@ -443,10 +448,15 @@ class SwitchAgent::Impl : public Fabric
         port.link = link;
         if (fresh)
         {
+            port.takenDown = false;
+            port.socket.reset();
+            attach(link.name);
+        }
+        if (!port.socket) // or it was not set up the last time
+        {
+            port.agent->cut("it joined the bridge");
             port.socket =
                 std::make_unique<PortSocket>(link.index, settings_.etherType);
-            attach(link.name);
-            port.agent->cut("it joined the bridge");
             return;
         }
         bool broken = !link.carrier ||
@@ -481,12 +491,38 @@ class SwitchAgent::Impl : public Fabric
         }
     }
 
+    bool lacksHooks(const std::string& name, const Port& port) const
+    {
+        return port.link && !attached_.contains(name);
+    }
+
     /** Whether a port lacks the hooks that the kernel may not have. */
     bool unfenced() const
     {
         return std::any_of(ports_.begin(), ports_.end(), [&](const auto& port) {
-            return port.second.link && !attached_.contains(port.first);
+            return lacksHooks(port.first, port.second);
         });
+    }
+
+    /** It may have been for a moment only. Where the kernel has no hooks, the
+     * first port shows it. */
+    void attachAgain()
+    try
+    {
+        for (auto& [name, port] : ports_)
+        {
+            if (lacksHooks(name, port))
+            {
+                fence_.attach(name);
+                attached_.insert(name);
+                tell(log::Level::notice, "a boot port has its hooks now",
+                     {{"PORT", name}});
+            }
+        }
+    }
+    catch (const Error&)
+    {
+        // It was told when it failed first.
     }
 
     void damaged(const std::string& what)
@@ -499,22 +535,35 @@ class SwitchAgent::Impl : public Fabric
     void checkAll()
     {
         reconcile({});
-        if (!fence_.intact(attached_))
+        if (fenceLost_ || !fence_.intact(attached_))
         {
             damaged("the nftables rules are not as they were made");
-            fence_.install();
-            for (auto& [name, port] : ports_)
-            {
-                if (port.link)
-                {
-                    attach(name);
-                }
-            }
+            guarded("the fence cannot be made anew", [&] { makeFenceAnew(); });
             cutAll("its fence was damaged");
+        }
+        attachAgain();
+        if (bridge_ && !netlink_.isSetUp(*bridge_))
+        {
+            damaged("the bridge had other settings");
+            netlink_.setUpBridge(*bridge_);
+            cutAll("the bridge's settings were changed");
         }
         if (bridge_)
         {
             checkTable();
+        }
+    }
+
+    void makeFenceAnew()
+    {
+        fence_.install();
+        fenceLost_ = false;
+        for (auto& [name, port] : ports_)
+        {
+            if (port.link)
+            {
+                attach(name);
+            }
         }
     }
 
@@ -592,6 +641,10 @@ class SwitchAgent::Impl : public Fabric
         }
         if (port.admitted != address)
         {
+            if (port.admitted) // of a lease whose last answer is on its way
+            {
+                netlink_.removeFdb(*port.link, *port.admitted);
+            }
             netlink_.addFdb(*port.link, address);
             port.admitted = address;
         }
@@ -631,7 +684,8 @@ class SwitchAgent::Impl : public Fabric
                     (errors.empty() ? "" : "; ") + std::string(error.what());
             }
         };
-        attempt([&] { fence_.close(name); });
+        attempt([&] { shutFence(name); });
+        attempt([&] { guardsChanged(); });
         port.broadcast = false;
         port.admitted.reset();
         if (port.link && bridge_)
@@ -641,12 +695,55 @@ class SwitchAgent::Impl : public Fabric
         }
         if (!errors.empty())
         {
-            if (port.link)
-            {
-                attempt([&] { netlink_.setDown(*port.link); });
-            }
+            attempt([&] { takeDown(port); });
             throw Error(errors);
         }
+        takeUpAgain(port);
+    }
+
+    /** Where somebody else has removed the tables, new ones hold everything
+     * shut, the other ports too. */
+    void shutFence(const std::string& name)
+    try
+    {
+        fence_.close(name);
+    }
+    catch (const Error&)
+    {
+        fence_.install();
+        fenceLost_ = true;
+        nextCheck_ = now();
+    }
+
+    /** The last resort. */
+    void takeDown(Port& port)
+    {
+        // As it is now: who brings links up may just have done so.
+        auto link = port.link ? netlink_.link(port.link->name) : std::nullopt;
+        if (!link || !link->up)
+        {
+            return;
+        }
+        netlink_.setUp(*link, false);
+        if (!std::exchange(port.takenDown, true))
+        {
+            tell(log::Level::error,
+                 "a link was taken down: its port could not be shut",
+                 {{"PORT", port.options.name}});
+        }
+    }
+
+    /** Only what takeDown() took down. */
+    void takeUpAgain(Port& port)
+    {
+        if (!port.takenDown || !port.link)
+        {
+            return;
+        }
+        netlink_.setUp(*port.link, true);
+        port.takenDown = false;
+        tell(log::Level::notice, "a link was taken up again: its port is shut",
+             {{"PORT", port.options.name}});
     }
 
     /** Removes all addresses of a port, also those that others added. */
@@ -699,13 +796,16 @@ class SwitchAgent::Impl : public Fabric
             {
                 continue;
             }
-            if (auto tag = port.agent->tagOf(address))
+            // Of method quote there is nothing secret, and so no tag.
+            auto tag = port.agent->tagOf(address);
+            bool expected = port.agent->expects(address);
+            if (expected)
             {
-                if (port.agent->expects(address))
-                {
-                    port.agent->seenElsewhere(address, name);
-                }
-                return tag;
+                port.agent->seenElsewhere(address, name);
+            }
+            if (tag || expected)
+            {
+                return tag.value_or(address.text());
             }
         }
         return std::nullopt;
@@ -740,9 +840,15 @@ class SwitchAgent::Impl : public Fabric
     std::map<int, std::string> members_; ///< interfaces of the bridge
     std::map<std::string, Port> ports_;
     std::set<std::string> attached_; ///< ports with hooks of their own
+    bool fenceLost_ = false;         ///< made anew, but for the ports' hooks
     std::uint64_t damage_ = 0;
     TimePoint nextCheck_ = now();
 };
+
+void fenceOff(const AgentSettings& settings)
+{
+    Fence(namesOf(settings), settings.etherType).install();
+}
 
 SwitchAgent::SwitchAgent(const AgentSettings& settings, EventSink events)
     : impl_(std::make_unique<Impl>(settings, std::move(events)))

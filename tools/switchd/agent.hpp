@@ -37,6 +37,10 @@ struct AgentSettings
     std::vector<PortOptions> ports;
 };
 
+/** Shuts all boot ports by the nftables rules alone, which go by the ports'
+ * names: neither bridge nor ports have to be there yet. */
+void fenceOff(const AgentSettings& settings);
+
 /** There is no such boot port, or none of this boot host. */
 class NoSuchPort : public Error
 {

@@ -3,6 +3,7 @@
 #include "common/control_server.hpp"
 #include "common/http_server.hpp"
 #include "common/log.hpp"
+#include "common/stop_signals.hpp"
 #include "tools/switchd/agent.hpp"
 #include "tools/switchd/config.hpp"
 #include "tools/switchd/methods.hpp"
@@ -26,40 +27,6 @@ namespace
 constexpr int exitError = 1;
 constexpr int exitUsage = 2;
 constexpr mode_t privateMask = 0077;
-
-/** SIGTERM and SIGINT, waited for in a thread: blocked in all others, so this
- * has to be made before any of them. */
-class StopSignals
-{
-  public:
-    StopSignals()
-    {
-        sigemptyset(&set_);
-        sigaddset(&set_, SIGTERM);
-        sigaddset(&set_, SIGINT);
-        sigaddset(&set_, SIGUSR2); // ours, to end the wait
-        pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-        thread_ = std::thread([this] {
-            int number = 0;
-            sigwait(&set_, &number);
-            source_.request_stop();
-        });
-    }
-    StopSignals(const StopSignals&) = delete;
-    StopSignals& operator=(const StopSignals&) = delete;
-    ~StopSignals()
-    {
-        pthread_kill(thread_.native_handle(), SIGUSR2);
-        thread_.join();
-    }
-
-    std::stop_token token() const { return source_.get_token(); }
-
-  private:
-    sigset_t set_{};
-    std::stop_source source_;
-    std::thread thread_;
-};
 
 http::Server::Options serverOptions(const Config& config)
 {
@@ -125,12 +92,15 @@ int runDaemon(int argc, const char* const* argv)
     std::string file = "/etc/airlock/switchd.toml";
     bool checkOnly = false;
     bool cutOnly = false;
+    bool fenceOnly = false;
     bool verbose = false;
     CLI::App app("Guards the switch ports of boot hosts.", "airlock-switchd");
     app.add_option("--config", file, "configuration")->capture_default_str();
     app.add_flag("--check-config", checkOnly,
                  "read the configuration and exit");
     app.add_flag("--cut-off", cutOnly, "shut all ports and exit");
+    app.add_flag("--fence", fenceOnly,
+                 "shut all ports before there is a bridge, and exit");
     app.add_flag("-v,--verbose", verbose, "log more");
     app.set_version_flag("--version", "airlock-switchd " AIRLOCK_VERSION);
     try
@@ -156,6 +126,10 @@ int runDaemon(int argc, const char* const* argv)
         else if (cutOnly)
         {
             cutAll(config);
+        }
+        else if (fenceOnly)
+        {
+            fenceOff(config.agent);
         }
         else
         {

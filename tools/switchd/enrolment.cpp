@@ -44,6 +44,20 @@ std::optional<Method> methodFrom(std::string_view word)
     return std::nullopt;
 }
 
+Secret rootFrom(const JsonField& field)
+{
+    WipedText text(field.string(2 * Secret::size));
+    Bytes bytes = fromHex(text.text).value_or(Bytes());
+    if (bytes.size() != Secret::size)
+    {
+        wipe(bytes);
+        field.refuse("is not 64 hexadecimal digits");
+    }
+    Secret root = Secret::from(bytes, field.path());
+    wipe(bytes);
+    return root;
+}
+
 Enrolment parseEnrolment(const Json& json, std::string_view where)
 {
     JsonField top(json, where);
@@ -62,10 +76,7 @@ Enrolment parseEnrolment(const Json& json, std::string_view where)
     }
     if (auto root = top.find("root"))
     {
-        // Not printed, whatever it is.
-        Bytes bytes = fromHex(root->string(2 * Secret::size)).value_or(Bytes());
-        out.root = Secret::from(bytes, root->path());
-        wipe(bytes);
+        out.root = rootFrom(*root);
     }
     if (auto key = top.find("key"))
     {
@@ -107,17 +118,19 @@ std::optional<Enrolment> EnrolmentStore::load(const std::string& port) const
         return std::nullopt;
     }
     Bytes bytes = readFile(file, maxFile);
-    std::string text(bytes.begin(), bytes.end());
-    return parseEnrolment(parseJson(text, file.string(), {maxFile, 8}),
-                          file.string());
+    WipedText text({bytes.begin(), bytes.end()});
+    wipe(bytes);
+    WipedJson read(parseJson(text.text, file.string(), {maxFile, 8}));
+    return parseEnrolment(read.json, file.string());
 }
 
 void EnrolmentStore::save(const std::string& port,
                           const Enrolment& enrolment) const
 {
-    Json json = {{"host", enrolment.host},
-                 {"method", std::string(toString(enrolment.method))},
-                 {"epoch", enrolment.epoch}};
+    WipedJson wiped(Json{{"host", enrolment.host},
+                         {"method", std::string(toString(enrolment.method))},
+                         {"epoch", enrolment.epoch}});
+    Json& json = wiped.json;
     if (enrolment.root)
     {
         json["root"] = toHex(enrolment.root->view());
@@ -130,7 +143,8 @@ void EnrolmentStore::save(const std::string& port,
     {
         json["address"] = enrolment.address->text();
     }
-    writeFileAtomic(fileOf(port), dumpJson(json) + "\n", privateFile);
+    WipedText text(dumpJson(json) + "\n");
+    writeFileAtomic(fileOf(port), text.text, privateFile);
 }
 
 } // namespace airlock::sw

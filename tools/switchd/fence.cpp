@@ -174,13 +174,20 @@ void addTo(Json& commands, const std::string& family, const std::string& set,
     commands.push_back({{"add", element(family, set, Json::array({value}))}});
 }
 
-/** With a new time-out, whether it was there or not. */
-void renewIn(Json& commands, const std::string& family, const std::string& set,
-             const Json& value)
+/** Whether it is there or not: its own time may end at any moment. */
+void removeFrom(Json& commands, const std::string& family,
+                const std::string& set, const Json& value)
 {
     addTo(commands, family, set, value);
     commands.push_back(
         {{"delete", element(family, set, Json::array({value}))}});
+}
+
+/** With a new time-out, whether it was there or not. */
+void renewIn(Json& commands, const std::string& family, const std::string& set,
+             const Json& value)
+{
+    removeFrom(commands, family, set, value);
     addTo(commands, family, set, value);
 }
 
@@ -216,6 +223,73 @@ std::vector<Json> elementsOf(const Json& listed)
             // With a time-out it is wrapped.
             bool wrapped = entry.is_object() && entry.contains("elem");
             out.push_back(wrapped ? entry["elem"].at("val") : entry);
+        }
+    }
+    return out;
+}
+
+std::string leaseText(const std::string& port, const MacAddress& address)
+{
+    return port + " " + address.text();
+}
+
+/** A value of any of the sets, as nftables listed it. */
+std::string valueText(const Json& value)
+{
+    if (value.is_string())
+    {
+        return value.get<std::string>();
+    }
+    const Json& parts = value.at("concat");
+    return parts.at(0).get<std::string>() + " " +
+           parts.at(1).get<std::string>();
+}
+
+/** Rules and chains, and sets without what comes and goes in them. */
+Json rulesIn(const Json& listed)
+{
+    Json out = Json::array();
+    for (Json object : listed)
+    {
+        bool set = object.contains("set");
+        if (set && object["set"]["name"] != "boot")
+        {
+            object["set"].erase("elem");
+        }
+        if (set || object.contains("rule") || object.contains("chain"))
+        {
+            out.push_back(std::move(object));
+        }
+    }
+    return out;
+}
+
+/** The same of the family netdev, but of no port's hooks. */
+Json setsIn(const Json& listed)
+{
+    Json out = Json::array();
+    for (const Json& object : rulesIn(listed))
+    {
+        if (object.contains("set"))
+        {
+            out.push_back(object);
+        }
+    }
+    return out;
+}
+
+Json hooksIn(const Json& listed, const std::string& port)
+{
+    Json out = Json::array();
+    for (const Json& object : listed)
+    {
+        std::string chain =
+            object.contains("chain")  ? object["chain"].value("name", "")
+            : object.contains("rule") ? object["rule"].value("chain", "")
+                                      : "";
+        if (chain == "in_" + port || chain == "out_" + port)
+        {
+            out.push_back(object);
         }
     }
     return out;
@@ -270,8 +344,10 @@ void Fence::install()
     post.rule({match(meta("oifname"), "@boot"), jump("send_boot")});
 
     nft_.run(commands, "cannot install the fence");
-    rulesMade_ = rules();
+    rulesMade_ = rulesIn(listTable(nft_, "bridge"));
+    setsMade_ = setsIn(listTable(nft_, "netdev"));
     hooksMade_.clear();
+    contents_.clear();
 }
 
 void Fence::attach(const std::string& port)
@@ -296,7 +372,7 @@ void Fence::attach(const std::string& port)
     egress.rule({match(ether("type"), etherType_), accept});
     toBootPort(egress, true);
     nft_.run(commands, "cannot fence " + port);
-    hooksMade_[port] = hooks(port);
+    hooksMade_[port] = hooksIn(listTable(nft_, "netdev"), port);
 }
 
 void Fence::guard(const std::vector<MacAddress>& expected,
@@ -317,6 +393,16 @@ void Fence::guard(const std::vector<MacAddress>& expected,
         }
     }
     nft_.run(commands, "cannot guard the secret addresses");
+    for (const auto& [set, addresses] :
+         {std::pair("expected", &expected), std::pair("hidden", &hidden)})
+    {
+        std::set<std::string>& texts = contents_[set];
+        texts.clear();
+        for (const MacAddress& address : *addresses)
+        {
+            texts.insert(address.text());
+        }
+    }
 }
 
 void Fence::open(const std::string& port, const MacAddress& address,
@@ -333,6 +419,11 @@ void Fence::open(const std::string& port, const MacAddress& address,
         }
     }
     nft_.run(commands, "cannot open the fence at " + port);
+    contents_["live"].insert(leaseText(port, address));
+    if (broadcast)
+    {
+        contents_["talk"].insert(port);
+    }
 }
 
 void Fence::drain(const std::string& port, const MacAddress& address,
@@ -346,9 +437,22 @@ void Fence::drain(const std::string& port, const MacAddress& address,
                 leaseElement(port, address, time));
     }
     nft_.run(commands, "cannot let the last answer out of " + port);
+    contents_["draining"].insert(leaseText(port, address));
 }
 
 void Fence::close(const std::string& port)
+try
+{
+    shut(port);
+}
+catch (const Error&)
+{
+    // Kernels that look at the clock for each command of a transaction may
+    // still find that an element's time has ended in the middle of it.
+    shut(port);
+}
+
+void Fence::shut(const std::string& port)
 {
     // Whatever is in there for this port, also what we do not remember.
     Json commands = Json::array();
@@ -364,9 +468,7 @@ void Fence::close(const std::string& port)
                     value.is_object() ? value.at("concat").at(0) : value;
                 if (interface == port)
                 {
-                    commands.push_back(
-                        {{"delete",
-                          element(family, set, Json::array({value}))}});
+                    removeFrom(commands, family, set, value);
                 }
             }
         }
@@ -375,49 +477,53 @@ void Fence::close(const std::string& port)
     {
         nft_.run(commands, "cannot shut the fence at " + port);
     }
+    for (const char* set : {"live", "draining", "talk"})
+    {
+        std::erase_if(contents_[set], [&](const std::string& value) {
+            return value == port || value.starts_with(port + " ");
+        });
+    }
 }
 
-Json Fence::rules()
+bool Fence::setsHold(const Json& listed) const
 {
-    Json listed = listTable(nft_, "bridge");
-    Json out = Json::array();
+    static const std::set<std::string> exact = {"expected", "hidden"};
     for (const Json& object : listed)
     {
-        bool boot = object.contains("set") && object["set"]["name"] == "boot";
-        if (object.contains("rule") || object.contains("chain") || boot)
+        if (!object.contains("set") || object["set"]["name"] == "boot")
         {
-            out.push_back(object);
+            continue;
+        }
+        const auto name = object["set"].at("name").get<std::string>();
+        std::set<std::string> have;
+        for (const Json& value : elementsOf(Json::array({object})))
+        {
+            have.insert(valueText(value));
+        }
+        auto found = contents_.find(name);
+        const std::set<std::string> made =
+            found == contents_.end() ? std::set<std::string>() : found->second;
+        if (exact.contains(name) ? have != made
+                                 : !std::ranges::includes(made, have))
+        {
+            return false;
         }
     }
-    return out;
-}
-
-Json Fence::hooks(const std::string& port)
-{
-    Json listed = listTable(nft_, "netdev");
-    Json out = Json::array();
-    for (const Json& object : listed)
-    {
-        std::string chain =
-            object.contains("chain")  ? object["chain"].value("name", "")
-            : object.contains("rule") ? object["rule"].value("chain", "")
-                                      : "";
-        if (chain == "in_" + port || chain == "out_" + port)
-        {
-            out.push_back(object);
-        }
-    }
-    return out;
+    return true;
 }
 
 bool Fence::intact(const std::set<std::string>& attached)
 try
 {
-    bool out = rules() == rulesMade_;
+    const Json bridge = listTable(nft_, "bridge");
+    const Json netdev = listTable(nft_, "netdev");
+    bool out = rulesIn(bridge) == rulesMade_ && setsIn(netdev) == setsMade_ &&
+               setsHold(bridge) && setsHold(netdev);
     for (const std::string& port : attached)
     {
         auto made = hooksMade_.find(port);
-        out &= made != hooksMade_.end() && hooks(port) == made->second;
+        out = out && made != hooksMade_.end() &&
+              hooksIn(netdev, port) == made->second;
     }
     return out;
 }

@@ -53,23 +53,29 @@ class Fence
     void drain(const std::string& port, const MacAddress& address,
                std::chrono::seconds time);
 
-    /** Nothing in, nothing out. No error when it was so. */
+    /** Nothing in, nothing out. No error when it was so, nor when the time of
+     * a lease ends meanwhile; an error when the tables are not there. */
     void close(const std::string& port);
 
-    /** Whether all rules of the bridge family, and the hooks of these ports,
-     * are as they were made. */
+    /** Whether rules, sets and the hooks of these ports are as they were made:
+     * the guarded addresses are in their sets, and nothing is let through but
+     * what open() and drain() let. A lease that is missing is no harm. */
     bool intact(const std::set<std::string>& attached);
 
   private:
-    Json rules();
-    Json hooks(const std::string& port);
+    void shut(const std::string& port);
+    bool setsHold(const Json& listed) const;
 
     std::vector<std::string> ports_;
     std::uint16_t etherType_;
     Nft nft_;
     /** As the kernel listed them when they were made. */
     Json rulesMade_;
+    Json setsMade_; ///< of the family netdev
     std::map<std::string, Json> hooksMade_;
+    /** What is in the sets, by their names, as valueText() has it; of those
+     * with time-outs, what may be. The same in both families. */
+    std::map<std::string, std::set<std::string>> contents_;
 };
 
 } // namespace airlock::sw

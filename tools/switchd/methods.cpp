@@ -36,14 +36,7 @@ std::string portIn(const JsonField& parameters)
 Secret rootIn(const JsonField& parameters)
 {
     auto field = parameters.find("root");
-    if (!field)
-    {
-        return Secret::random();
-    }
-    Bytes bytes = fromHex(field->string(2 * Secret::size)).value_or(Bytes());
-    Secret root = Secret::from(bytes, field->path());
-    wipe(bytes);
-    return root;
+    return field ? rootFrom(*field) : Secret::random();
 }
 
 /** The state of the port; with the root, for the boot host, if it was made
@@ -62,7 +55,8 @@ Json enrolled(SwitchAgent& agent, const std::string& port,
 Json enroll(SwitchAgent& agent, const JsonField& parameters)
 {
     parameters.onlyKeys({"port", "host", "method", "root", "key", "address"});
-    Json wanted = parameters.json();
+    WipedJson wiped(parameters.json());
+    Json& wanted = wiped.json;
     wanted.erase("port");
     std::optional<Secret> root;
     if (parameters.at("method").string(maxName) != toString(Method::quote))

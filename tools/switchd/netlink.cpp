@@ -294,6 +294,52 @@ void Netlink::setUpBridge(const Link& bridge)
             "cannot set up the bridge " + bridge.name);
 }
 
+bool Netlink::isSetUp(const Link& bridge)
+{
+    Message message = newMessage(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP);
+    append(message.get(), ifinfomsg{});
+    bool out = false;
+    dump(
+        socket_.get(), std::move(message),
+        [&](nlmsghdr* reply) {
+            const auto* header =
+                static_cast<const ifinfomsg*>(nlmsg_data(reply));
+            nlattr* info =
+                attributesOf(reply, sizeof(*header), IFLA_MAX)[IFLA_LINKINFO];
+            if (header->ifi_index != bridge.index || info == nullptr)
+            {
+                return;
+            }
+            nlattr* data = nested(info, IFLA_INFO_MAX)[IFLA_INFO_DATA];
+            if (data == nullptr)
+            {
+                return;
+            }
+            Attributes values = nested(data, IFLA_BR_MAX);
+            br_boolopt_multi options{};
+            nlattr* multi = values[IFLA_BR_MULTI_BOOLOPT];
+            if (multi != nullptr)
+            {
+                nla_memcpy(&options, multi, sizeof(options));
+            }
+            auto zero = [&](int attribute) {
+                nlattr* value = values[static_cast<std::size_t>(attribute)];
+                const auto* bytes =
+                    value == nullptr
+                        ? nullptr
+                        : static_cast<const std::uint8_t*>(nla_data(value));
+                return bytes != nullptr &&
+                       std::all_of(bytes, bytes + nla_len(value),
+                                   [](std::uint8_t byte) { return byte == 0; });
+            };
+            out = zero(IFLA_BR_STP_STATE) && zero(IFLA_BR_GROUP_FWD_MASK) &&
+                  zero(IFLA_BR_MCAST_SNOOPING) &&
+                  (options.optval & 1U << BR_BOOLOPT_NO_LL_LEARN) != 0;
+        },
+        "cannot look at the bridge");
+    return out;
+}
+
 void Netlink::setPortFlags(const Link& port, const PortFlags& flags)
 {
     Message message = newMessage(RTM_SETLINK, NLM_F_REQUEST);
@@ -394,15 +440,17 @@ std::vector<FdbEntry> Netlink::fdb(const Link& bridge)
     return out;
 }
 
-void Netlink::setDown(const Link& link)
+void Netlink::setUp(const Link& link, bool up)
 {
     Message message = newMessage(RTM_NEWLINK, NLM_F_REQUEST);
     ifinfomsg header{};
     header.ifi_index = link.index;
     header.ifi_change = IFF_UP;
+    header.ifi_flags = up ? IFF_UP : 0;
     append(message.get(), header);
     request(socket_.get(), std::move(message),
-            "cannot take the link " + link.name + " down");
+            fmt::format("cannot take the link {} {}", link.name,
+                        up ? "up" : "down"));
 }
 
 void LinkMonitor::Free::operator()(nl_sock* socket) const

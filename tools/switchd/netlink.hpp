@@ -70,6 +70,8 @@ class Netlink
     /** STP off, no learning from link-local frames, no multicast snooping, no
      * forwarding of link-local frames. */
     void setUpBridge(const Link& bridge);
+    /** Whether the bridge is as setUpBridge() leaves it. */
+    bool isSetUp(const Link& bridge);
 
     void setPortFlags(const Link& port, const PortFlags& flags);
     /** Nothing when the interface is no bridge port. */
@@ -82,8 +84,8 @@ class Netlink
     /** Entries of a bridge. */
     std::vector<FdbEntry> fdb(const Link& bridge);
 
-    /** The last resort. */
-    void setDown(const Link& link);
+    /** Takes a link up or down. */
+    void setUp(const Link& link, bool up);
 
   private:
     struct Free

@@ -4,6 +4,7 @@
 #include "common/quarantine.hpp"
 
 #include <arpa/inet.h>
+#include <fmt/format.h>
 #include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
@@ -237,6 +238,23 @@ void WatchSocket::watch(const std::vector<MacAddress>& addresses,
     }
     put(give(beginning));
     setFilter(program);
+}
+
+void WatchSocket::requireRoom(std::size_t addresses)
+{
+    try
+    {
+        watch(std::vector<MacAddress>(addresses), {});
+    }
+    catch (const Error& error)
+    {
+        throw Error(fmt::format("the kernel does not let {} addresses be "
+                                "watched (window and one, for each port): {}; "
+                                "raise the sysctl net.core.optmem_max to "
+                                "131072, or make lease.window smaller",
+                                addresses, error.what()));
+    }
+    watch({}, {});
 }
 
 } // namespace airlock::sw

@@ -74,6 +74,10 @@ class WatchSocket : public PacketSocket
      * interfaces. The comparison is of four bytes: there may be others. */
     void watch(const std::vector<MacAddress>& addresses,
                const std::vector<int>& exceptLinks);
+
+    /** Throws Error that says what to do unless the kernel lets so many
+     * addresses be watched. None is then. */
+    void requireRoom(std::size_t addresses);
 };
 
 } // namespace airlock::sw

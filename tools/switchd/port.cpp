@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 namespace airlock::sw
 {
@@ -165,6 +166,7 @@ bool PortAgent::wantsTraffic(TimePoint now) const
 
 void PortAgent::frame(const SeenFrame& frame, TimePoint now)
 {
+    endIfOver(now);
     if (frame.bytes.size() < quarantine::headerBytes)
     {
         miss(&Misses::malformed, {}, now);
@@ -243,8 +245,7 @@ void PortAgent::tryMac(const SeenFrame& frame, const MacAddress& source,
         enrolment_->method == Method::mac96 ? paired : ours || settings_.plain;
     if (enough)
     {
-        leased ? renew(now)
-               : static_cast<void>(open(source, epoch->number, 0, now));
+        leased ? renew(now) : open(source, epoch->number, 0, now);
     }
     else if (!leased)
     {
@@ -326,10 +327,7 @@ void PortAgent::prove(const MacAddress& source, const quarantine::Proof& proof,
             cut("the boot host has restarted");
             throw Refused("proof", "the boot host has restarted since");
         }
-        good = true;
-        lease_ ? renew(now)
-               : static_cast<void>(
-                     good = open(source, 0, evidence.bootCount, now));
+        good = lease_ ? renew(now) : open(source, 0, evidence.bootCount, now);
     }
     catch (const Refused& error)
     {
@@ -360,14 +358,20 @@ bool PortAgent::open(const MacAddress& address, std::uint64_t epoch,
                      std::uint64_t bootCount, TimePoint now)
 try
 {
+    requireClosed(); // what is left of the last lease
     if (epoch != 0)
     {
         useUp(epoch); // first of all: it opens one lease only
     }
-    drain_.reset();
+    if (std::exchange(drain_, std::nullopt))
+    {
+        fabric_.guardsChanged(); // hides what the switch is about to forget
+    }
     lease_ = Lease{address, epoch, bootCount, now + settings_.lease};
-    fabric_.guardsChanged();
     fabric_.open(settings_.name, address, settings_.lease);
+    // Only now that the switch knows where it is: frames to an address that is
+    // neither hidden nor known go everywhere.
+    fabric_.guardsChanged();
     opened_++;
     report(log::Level::notice, "a port was opened",
            {{"ADDRESS", nameOf(address)}, {"EPOCH", std::to_string(epoch)}});
@@ -381,22 +385,24 @@ catch (const Error& error)
     return false;
 }
 
-void PortAgent::renew(TimePoint now)
+bool PortAgent::renew(TimePoint now)
 try
 {
     if (until(lease_->ends, now) > settings_.lease * 3 / 4)
     {
-        return; // it was just now: this is not for free
+        return true; // it was just now: this is not for free
     }
     fabric_.open(settings_.name, lease_->address, settings_.lease);
     lease_->ends = now + settings_.lease;
     renewed_++;
+    return true;
 }
 catch (const Error& error)
 {
     report(log::Level::error, "a lease could not be renewed",
            {{"REASON", error.what()}});
     end("it could not be renewed");
+    return false;
 }
 
 void PortAgent::useUp(std::uint64_t epoch)
@@ -488,7 +494,6 @@ void PortAgent::close()
     {
         fabric_.close(settings_.name);
         unclosed_ = false;
-        fabric_.guardsChanged();
     }
     catch (const Error& error)
     {
@@ -498,13 +503,25 @@ void PortAgent::close()
     }
 }
 
-void PortAgent::enroll(const Enrolment& enrolment)
+/** With the root that is in use already, its addresses do not become good
+ * again. */
+void PortAgent::keepUsedUp(Enrolment& fresh) const
+{
+    if (enrolment_ && enrolment_->root && fresh.root &&
+        equalConstantTime(enrolment_->root->view(), fresh.root->view()))
+    {
+        fresh.epoch = std::max(fresh.epoch, enrolment_->epoch);
+    }
+}
+
+void PortAgent::enroll(Enrolment enrolment)
 {
     if (enrolment.method == Method::quote)
     {
         settings_.verifier(enrolment.key);
     }
     cut("the enrolment has changed");
+    keepUsedUp(enrolment);
     store_.save(settings_.name, enrolment);
     enrolment_ = enrolment;
     loadAddresses();
@@ -513,6 +530,7 @@ void PortAgent::enroll(const Enrolment& enrolment)
 
 void PortAgent::rotate(const Secret& root, TimePoint now)
 {
+    endIfOver(now);
     if (!lease_)
     {
         throw Refused("not-open", "the port is not open");
@@ -524,6 +542,7 @@ void PortAgent::rotate(const Secret& root, TimePoint now)
     Enrolment fresh = *enrolment_;
     fresh.root = root;
     fresh.epoch = 0;
+    keepUsedUp(fresh);
     store_.save(settings_.name, fresh);
     cutByHost(now);
     enrolment_ = fresh;
@@ -531,12 +550,19 @@ void PortAgent::rotate(const Secret& root, TimePoint now)
     fabric_.guardsChanged();
 }
 
-void PortAgent::tick(TimePoint now)
+/** A lease that is over is over for whatever comes next, whether the clock was
+ * looked at in between or not. */
+void PortAgent::endIfOver(TimePoint now)
 {
     if (lease_ && now >= lease_->ends)
     {
         end("the lease has ended");
     }
+}
+
+void PortAgent::tick(TimePoint now)
+{
+    endIfOver(now);
     if (drain_ && now >= drain_->ends)
     {
         end(std::string(reason_));
@@ -638,7 +664,9 @@ std::string PortAgent::nameOf(const MacAddress& address) const
 Json PortAgent::status(TimePoint now) const
 {
     Json out = {{"port", settings_.name},
-                {"state", lease_ ? "open" : "cut-off"},
+                {"state", lease_      ? "open"
+                          : unclosed_ ? "shutting"
+                                      : "cut-off"},
                 {"opened", opened_},
                 {"renewed", renewed_},
                 {"misses", misses_.toJson()}};

@@ -34,15 +34,17 @@ class Fabric
      * still goes out for this time. */
     virtual void drain(const std::string& port, const MacAddress& address,
                        std::chrono::seconds time) = 0;
-    /** Nothing in, nothing out. */
+    /** Nothing in, nothing out. Takes up the port's guarded() before it forgets
+     * where the address was: frames to it would go everywhere. */
     virtual void close(const std::string& port) = 0;
     /** Sends a frame of the agent's out of the port. */
     virtual void send(const std::string& port, ByteView frame) = 0;
     /** Whether the address is known at another port. */
     virtual bool elsewhere(const std::string& port,
                            const MacAddress& address) = 0;
-    /** An address came in at the port that is none of its own. When it derives
-     * from another port's root, that port is told; gives its tag then. */
+    /** An address came in at the port that is none of its own. When it is
+     * another port's (its lease's, or derived from its root), that port is
+     * told; gives what the address is called in logs then. */
     virtual std::optional<std::string> foreign(const std::string& port,
                                                const MacAddress& address) = 0;
     /** A port's guarded() has changed. */
@@ -157,8 +159,9 @@ class PortAgent
      * "not-open" or "no-root" as `where`. */
     void rotate(const Secret& root, TimePoint now);
 
-    /** Replaces the enrolment; ends the lease. */
-    void enroll(const Enrolment& enrolment);
+    /** Replaces the enrolment; ends the lease. What was used up of a root that
+     * stays the same remains so. */
+    void enroll(Enrolment enrolment);
     const std::optional<Enrolment>& enrolment() const { return enrolment_; }
 
     /** What falls due: the end of the lease, of a drain, reports. */
@@ -209,11 +212,14 @@ class PortAgent
                TimePoint now);
     void answer(const MacAddress& to, quarantine::Message message);
 
+    /** Both say whether the port is open then. */
     bool open(const MacAddress& address, std::uint64_t epoch,
               std::uint64_t bootCount, TimePoint now);
-    void renew(TimePoint now);
+    bool renew(TimePoint now);
     void useUp(std::uint64_t epoch);
+    void keepUsedUp(Enrolment& fresh) const;
     void end(const std::string& why);
+    void endIfOver(TimePoint now);
     void close();
     void requireClosed() const;
 

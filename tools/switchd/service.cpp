@@ -24,16 +24,13 @@ class Call : public Exchange
     using Action = std::function<Json(const JsonField& body)>;
 
     Call(Body body, Action action) : body_(body), action_(std::move(action)) {}
-    ~Call() override
-    {
-        // A root may be in there.
-        wipe({reinterpret_cast<std::uint8_t*>(text_.data()), text_.size()});
-    }
+    ~Call() override { wipe(text_); } // a root may be in there
 
     Body body() const override { return body_; }
     void receive(ByteView data) override
     {
-        text_.reserve(bodyLimits.bytes + 1); // no copies are left behind
+        // It does not move: what TLS and HTTP had of it is all that is left.
+        text_.reserve(bodyLimits.bytes + 1);
         std::size_t room = bodyLimits.bytes + 1 - text_.size();
         text_.append(data.begin(),
                      data.begin() + static_cast<std::ptrdiff_t>(
@@ -42,10 +39,10 @@ class Call : public Exchange
     Answer finish() override
     try
     {
-        Json json = body_ == Body::none
-                        ? Json::object()
-                        : parseJson(text_, "request", bodyLimits);
-        return Answer::json(action_(JsonField(json, "request")));
+        WipedJson request(body_ == Body::none
+                              ? Json::object()
+                              : parseJson(text_, "request", bodyLimits));
+        return Answer::json(action_(JsonField(request.json, "request")));
     }
     catch (const NoSuchPort& error)
     {
@@ -82,10 +79,7 @@ Json rotate(const HostCalls& calls, const std::string& host,
             const JsonField& body)
 {
     body.onlyKeys({"root"});
-    Bytes bytes =
-        fromHex(body.at("root").string(2 * Secret::size)).value_or(Bytes());
-    Secret root = Secret::from(bytes, "request: root");
-    wipe(bytes);
+    Secret root = rootFrom(body.at("root"));
     try
     {
         return calls.rotate(host, root);

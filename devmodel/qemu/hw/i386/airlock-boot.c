@@ -14,6 +14,7 @@
  */
 #include "qemu/osdep.h"
 #include "airlock-acpi.h"
+#include "chardev/char.h"
 #include "fw_cfg.h"
 #include "hw/block/fdc.h"
 #include "hw/boards.h"
@@ -30,6 +31,7 @@
 #include "hw/pci-host/q35.h"
 #include "hw/pci/pci_device.h"
 #include "hw/qdev-properties.h"
+#include "hw/qdev-properties-system.h"
 #include "hw/rtc/mc146818rtc.h"
 #include "hw/southbridge/ich9.h"
 #include "hw/timer/hpet.h"
@@ -79,6 +81,10 @@ static const AirlockCatalogEntry airlock_catalog[AIRLOCK_DEV__COUNT] = {
 
 #define TYPE_AIRLOCK_BOOT_MACHINE MACHINE_TYPE_NAME(AIRLOCK_BOOT_MACHINE_NAME)
 OBJECT_DECLARE_SIMPLE_TYPE(AirlockBootMachineState, AIRLOCK_BOOT_MACHINE)
+
+/* Slots that no device of a guest gets (devmodel/vm/guest_spec.hpp). */
+#define AIRLOCK_VGA_DEVFN   PCI_DEVFN(0x01, 0)
+#define AIRLOCK_XHCI_DEVFN  PCI_DEVFN(0x1e, 0)
 
 struct AirlockBootMachineState {
     PCMachineState parent_obj;
@@ -277,6 +283,9 @@ static void airlock_boot_lpc_create(AirlockBootMachineState *abms)
         qdev_connect_gpio_out_named(DEVICE(lpc), ICH9_GPIO_GSI, i,
                                     x86ms->gsi[i]);
     }
+    object_property_set_bool(OBJECT(lpc), "enable_tco",
+                             airlock_boot_wants(abms, AIRLOCK_DEV_tco),
+                             &error_abort);
     pci_realize_and_unref(lpc, pcms->pcibus, &error_fatal);
     x86ms->rtc = ISA_DEVICE(object_resolve_path_component(OBJECT(lpc), "rtc"));
     abms->isa_bus = ISA_BUS(qdev_get_child_bus(DEVICE(lpc), "isa.0"));
@@ -371,12 +380,32 @@ static void airlock_boot_legacy_create(AirlockBootMachineState *abms)
     mc146818rtc_set_cmos_data(MC146818_RTC(x86ms->rtc), 0x3d, 0x32);
 }
 
+static void airlock_boot_parallel_create(AirlockBootMachineState *abms)
+{
+    ISADevice *port = isa_new(TYPE_ISA_PARALLEL);
+    Chardev *host = parallel_hds[0];
+
+    qdev_prop_set_chr(DEVICE(port), "chardev",
+                      host ? host : qemu_chr_new("parallel0", "null", NULL));
+    isa_realize_and_unref(port, abms->isa_bus, &error_fatal);
+}
+
+/* Nobody reads it: what it says is as untrusted as the rest of a boot. */
+static void airlock_boot_debugcon_create(AirlockBootMachineState *abms)
+{
+    ISADevice *debugcon = isa_new("isa-debugcon");
+
+    qdev_prop_set_chr(DEVICE(debugcon), "chardev",
+                      qemu_chr_new("debugcon", "null", NULL));
+    isa_realize_and_unref(debugcon, abms->isa_bus, &error_fatal);
+}
+
 static void airlock_boot_extraneous_create(AirlockBootMachineState *abms)
 {
     PCIBus *bus = PC_MACHINE(abms)->pcibus;
 
     if (airlock_boot_wants(abms, AIRLOCK_DEV_vga)) {
-        pci_create_simple(bus, -1, "VGA");
+        pci_create_simple(bus, AIRLOCK_VGA_DEVFN, "VGA");
     }
     if (airlock_boot_wants(abms, AIRLOCK_DEV_ahci)) {
         pci_create_simple_multifunction(
@@ -387,7 +416,7 @@ static void airlock_boot_extraneous_create(AirlockBootMachineState *abms)
             bus, PCI_DEVFN(ICH9_SMB_DEV, ICH9_SMB_FUNC), TYPE_ICH9_SMB_DEVICE);
     }
     if (airlock_boot_wants(abms, AIRLOCK_DEV_usb)) {
-        pci_create_simple(bus, -1, "qemu-xhci");
+        pci_create_simple(bus, AIRLOCK_XHCI_DEVFN, "qemu-xhci");
     }
     if (airlock_boot_wants(abms, AIRLOCK_DEV_pvpanic)) {
         isa_create_simple(abms->isa_bus, "pvpanic");
@@ -396,7 +425,10 @@ static void airlock_boot_extraneous_create(AirlockBootMachineState *abms)
         isa_create_simple(abms->isa_bus, TYPE_ISA_FDC);
     }
     if (airlock_boot_wants(abms, AIRLOCK_DEV_parallel)) {
-        parallel_hds_isa_init(abms->isa_bus, 1);
+        airlock_boot_parallel_create(abms);
+    }
+    if (airlock_boot_wants(abms, AIRLOCK_DEV_debugcon)) {
+        airlock_boot_debugcon_create(abms);
     }
 }
 

@@ -29,6 +29,7 @@
 #include "migration/vmstate.h"
 #include "qapi/qapi-commands-airlock.h"
 #include "qapi/qapi-events-airlock.h"
+#include "qemu/guest-random.h"
 #include "qemu/module.h"
 #include "system/cpus.h"
 #include "system/reset.h"
@@ -67,6 +68,10 @@ struct AirlockTrapState {
     bool trapped;
     /* A state has been loaded and the guest has not run since. */
     bool loaded;
+    /* The guest, not only the stub, has run since a state was loaded last. */
+    bool ran;
+    /* Of this process, and of no other. */
+    uint64_t life;
     /* A write to a reset door has requested the coming reset. */
     bool door_used;
     AirlockTrapOrigin origin;
@@ -99,6 +104,7 @@ void airlock_trap_release(void)
     s->at_stub = false;
     s->trapped = false;
     s->loaded = true;
+    s->ran = false;
 }
 
 static void airlock_trap_run_state(void *opaque, bool running, RunState state)
@@ -107,6 +113,7 @@ static void airlock_trap_run_state(void *opaque, bool running, RunState state)
 
     if (running) {
         s->loaded = false;
+        s->ran |= !s->at_stub;
     }
 }
 
@@ -234,6 +241,9 @@ AirlockTrapInfo *qmp___internal_airlock_query_trap(Error **errp)
     info = g_new0(AirlockTrapInfo, 1);
     info->trapped = s->trapped;
     info->loaded = s->loaded;
+    info->at_stub = s->at_stub;
+    info->ran = s->ran;
+    info->life = s->life;
     info->count = s->count;
     if (s->trapped) {
         info->has_cause = true;
@@ -255,6 +265,7 @@ static void airlock_trap_realize(DeviceState *dev, Error **errp)
     AirlockTrapState *s = AIRLOCK_TRAP(dev);
     uint8_t *rom;
 
+    qemu_guest_getrandom_nofail(&s->life, sizeof(s->life));
     qemu_add_vm_change_state_handler(airlock_trap_run_state, s);
     memory_region_init_io(&s->kbd_io, OBJECT(s), &airlock_trap_kbd_ops, s,
                           "airlock-trap-kbd", 1);

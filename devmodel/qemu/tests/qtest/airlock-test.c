@@ -135,15 +135,77 @@ static void test_cold_start(void)
     QTestState *qts = qtest_init(MACHINE);
 
     g_assert_false(query_trapped(qts));
+    g_assert_true(query_flag(qts, "at-stub"));
     stub_runs(qts);
     expect_trap(qts, "cold-start", -1, 0, 1);
     g_assert_true(query_trapped(qts));
+    g_assert_true(query_flag(qts, "at-stub"));
+    g_assert_false(query_flag(qts, "ran"));
 
     /* Continued without a state it traps again, which is no new trap. */
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
     stub_runs(qts);
     expect_trap(qts, "cold-start", -1, 0, 1);
     qtest_quit(qts);
+}
+
+/* What a host agent that was away meanwhile can tell. */
+static void test_has_run(void)
+{
+    QTestState *qts = qtest_init(MACHINE);
+    g_autoptr(GByteArray) state = NULL;
+
+    stub_runs(qts);
+    expect_trap(qts, "cold-start", -1, 0, 1);
+    state = save_state(qts);
+    g_assert_null(load_state(qts, state->data, state->len));
+    g_assert_false(query_flag(qts, "at-stub"));
+    g_assert_false(query_flag(qts, "ran"));
+
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    g_assert_true(query_flag(qts, "ran"));
+    qtest_qmp_assert_success(qts, "{'execute': 'stop'}");
+    g_assert_true(query_flag(qts, "ran"));
+    g_assert_false(query_flag(qts, "at-stub"));
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+
+    /* Its next trap does not hide it, the next state does. */
+    qtest_outb(qts, KBD_PORT, 0xfe);
+    qtest_qmp_eventwait(qts, "RESET");
+    g_assert_true(query_flag(qts, "at-stub"));
+    stub_runs(qts);
+    expect_trap(qts, "port", KBD_PORT, 0xfe, 2);
+    g_assert_true(query_flag(qts, "ran"));
+    g_assert_null(load_state(qts, state->data, state->len));
+    g_assert_false(query_flag(qts, "ran"));
+    qtest_quit(qts);
+}
+
+static uint64_t query_life(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute':"
+                           " '__internal.airlock_query-trap'}");
+    uint64_t life;
+
+    g_assert_true(qnum_get_try_uint(
+        qobject_to(QNum, qdict_get(qdict_get_qdict(rsp, "return"), "life")),
+        &life));
+    qobject_unref(rsp);
+    return life;
+}
+
+/* Each process is told from the next by its number. */
+static void test_life(void)
+{
+    QTestState *first = qtest_init(MACHINE);
+    QTestState *second = qtest_init(MACHINE);
+    uint64_t life = query_life(first);
+
+    g_assert_cmphex(life, !=, query_life(second));
+    bring_to_life(first);
+    g_assert_cmphex(life, ==, query_life(first));
+    qtest_quit(second);
+    qtest_quit(first);
 }
 
 static void check_door(uint16_t port, uint8_t value)
@@ -435,6 +497,8 @@ int main(int argc, char **argv)
     qtest_add_func("/airlock/trap/no-door", test_no_door);
     qtest_add_func("/airlock/trap/system-reset", test_system_reset);
     qtest_add_func("/airlock/trap/stub", test_stub);
+    qtest_add_func("/airlock/trap/has-run", test_has_run);
+    qtest_add_func("/airlock/trap/life", test_life);
     qtest_add_func("/airlock/bus/empty", test_empty_bus);
     qtest_add_func("/airlock/bus/bar-over-ports", test_bar_over_ports);
     qtest_add_func("/airlock/pm/power-off", test_power_off);

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace airlock::rig
+{
+
+/** What is wanted of a guest. */
+struct GuestCase
+{
+    std::string kernel = "cloud"; ///< of tools/build-image
+    unsigned vcpus = 2;
+    std::uint64_t memory = 1ULL << 30;
+    bool msix = true;
+
+    /** "standard_2cpu_1GiB_msix", good as the name of a test. */
+    std::string name() const;
+};
+
+/** What tools/build-image made. */
+std::filesystem::path imageOf(const std::string& kernel);
+
+/** Guests write to their disks: each gets a copy, with the holes that the
+ * image has. */
+void copyImage(const std::filesystem::path& from,
+               const std::filesystem::path& to);
+
+/** A disk of a gigabyte is nothing for a /tmp in memory. Before the first
+ * TempDirectory; a user's TMPDIR stays. */
+void preferVarTmp();
+
+} // namespace airlock::rig
