@@ -131,9 +131,10 @@ void writeTable(const std::filesystem::path& disk, const DiskLayout& layout)
 void writeImages(const std::filesystem::path& disk, const DiskLayout& layout,
                  const BootImages& images)
 {
-    runTool({"mkfs.vfat", "-F", "32", "-n", "AIRLOCK", "-i", "a17c0001",
-             "--offset", std::to_string(layout.esp / sector), disk.string(),
-             std::to_string(layout.espSize / 1024)});
+    // Cluster size by hand: it would go by the size of the whole disk.
+    runTool({"mkfs.vfat", "-F", "32", "-S", "512", "-s", "1", "-n", "AIRLOCK",
+             "-i", "a17c0001", "--offset", std::to_string(layout.esp / sector),
+             disk.string(), std::to_string(layout.espSize / 1024)});
     const std::string at = inside(disk, layout);
     runTool({"mmd", "-i", at, "::/EFI", "::/EFI/BOOT", "::/EFI/airlock"});
     runTool(
