@@ -23,6 +23,16 @@ constexpr std::array<std::string_view, 10> measuredSections = {
     ".linux",  ".osrel", ".cmdline", ".initrd", ".ucode",
     ".splash", ".dtb",   ".uname",   ".sbat",   ".pcrpkey"};
 
+/** Those that stubs before this version do not measure, though they are there:
+ * seen with 252 and 254. */
+constexpr unsigned measuresUname = 254;
+constexpr std::array<std::string_view, 2> lateSections = {".uname", ".sbat"};
+
+/** Where the stub says which one it is:
+ * "#### LoaderInfo: systemd-stub 252.39-1 ####". */
+constexpr const char* magicSection = ".sdmagic";
+constexpr std::string_view stubName = "systemd-stub ";
+
 /** Sections whose measurement depends on the machine. */
 constexpr std::array<std::string_view, 4> unpredictable = {
     ".profile", ".dtbauto", ".hwids", ".efifw"};
@@ -230,6 +240,25 @@ Digest nameDigest(const std::string& name)
         {reinterpret_cast<const std::uint8_t*>(name.c_str()), name.size() + 1});
 }
 
+/** The number in the section that names the stub; 0 when there is none. */
+unsigned stubVersion(ByteView magic)
+{
+    constexpr unsigned most = 100'000;
+    const auto name = std::search(magic.begin(), magic.end(), stubName.begin(),
+                                  stubName.end());
+    unsigned out = 0;
+    if (name == magic.end())
+    {
+        return out;
+    }
+    for (auto at = name + static_cast<std::ptrdiff_t>(stubName.size());
+         at != magic.end() && *at >= '0' && *at <= '9' && out < most; ++at)
+    {
+        out = out * 10 + (*at - unsigned{'0'});
+    }
+    return out;
+}
+
 } // namespace
 
 Uki Uki::parse(ByteView data, const std::string& where)
@@ -249,6 +278,11 @@ Uki Uki::parse(ByteView data, const std::string& where)
             throw Refused(where, "has a section " + printable(section.name) +
                                      ": what is measured then depends on the "
                                      "machine");
+        }
+        if (section.name == magicSection)
+        {
+            const unsigned version = stubVersion(contents(image, section));
+            out.olderStub_ = version != 0 && version < measuresUname;
         }
         if (!isOneOf(measuredSections, section.name))
         {
@@ -275,6 +309,10 @@ Digest Uki::pcr11() const
     for (std::string_view view : measuredSections)
     {
         const std::string name(view);
+        if (olderStub_ && isOneOf(lateSections, name))
+        {
+            continue;
+        }
         if (auto found = sections_.find(name); found != sections_.end())
         {
             out = extended(out, nameDigest(name));

@@ -39,6 +39,7 @@ class Uki
   private:
     Digest authenticode_{};
     std::map<std::string, Bytes> sections_;
+    bool olderStub_ = false; ///< measures fewer sections
 };
 
 /** The PCR values of a machine whose log was taken with `before`, after an

@@ -266,6 +266,28 @@ TEST(UkiTest, Pcr11FollowsFromTheSections)
     EXPECT_EQ(Uki::parse(other.write(), "uki").pcr11(), expectedPcr11("1"));
 }
 
+TEST(UkiTest, OlderStubsMeasureFewerSections)
+{
+    PeWriter writer = image("1");
+    writer.sections.push_back({".uname", bytesOf("6.1.0")});
+    writer.sections.push_back({".sbat", bytesOf("sbat")});
+    const Digest all = Uki::parse(writer.write(), "uki").pcr11();
+    EXPECT_NE(all, expectedPcr11("1"));
+    const auto pcr11With = [&writer](const char* stub) {
+        PeWriter with = writer;
+        with.sections.push_back({".sdmagic", bytesOf(stub)});
+        return Uki::parse(with.write(), "uki").pcr11();
+    };
+    EXPECT_EQ(pcr11With("#### LoaderInfo: systemd-stub 252.39-1 ####"),
+              expectedPcr11("1"));
+    for (const char* stub :
+         {"#### LoaderInfo: systemd-stub 254.5-1 ####", "systemd-stub 257",
+          "systemd-stub 99999999999", "systemd-stub ", "another stub", ""})
+    {
+        EXPECT_EQ(pcr11With(stub), all) << stub;
+    }
+}
+
 TEST(UkiTest, SectionsAreAsInMemory)
 {
     PeWriter writer;

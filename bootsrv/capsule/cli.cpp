@@ -1,0 +1,381 @@
+#include "bootsrv/capsule/cli.hpp"
+
+#include "bootsrv/capsule/enrol.hpp"
+#include "bootsrv/capsule/supervisor.hpp"
+#include "bootsrv/machine/kept.hpp"
+#include "bootsrv/qemu_facts.hpp"
+#include "common/file.hpp"
+#include "common/log.hpp"
+
+#include <CLI/CLI.hpp>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/fs.h>
+#include <openssl/crypto.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include <array>
+#include <functional>
+#include <string_view>
+
+namespace airlock::capsule
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+constexpr int exitError = 1;
+constexpr int exitUsage = 2;
+constexpr std::size_t maxText = 1U << 20;
+
+struct Options
+{
+    fs::path directory;
+    fs::path disk;
+    BootImages images;
+    fs::path before;
+    fs::path site;
+    fs::path policyKey;
+    fs::path addressRoot;
+    fs::path config;
+    std::string name = "boot-host";
+    std::uint64_t generation = 1;
+    std::uint64_t stagingMiB = 8192;
+    unsigned bootSeconds = 300;
+    unsigned dirtySeconds = 1800;
+    bool retire = false;
+    bool force = false;
+    SupervisorOptions supervisor;
+};
+
+std::string textOf(const fs::path& file)
+{
+    const Bytes data = readFile(file, maxText);
+    return {data.begin(), data.end()};
+}
+
+trust::Key policyKeyOf(const Options& options)
+{
+    return trust::privateKeyFromPem(textOf(options.policyKey),
+                                    options.policyKey.string());
+}
+
+/** 64 hexadecimal digits; made when the file is not there: the switch agent
+ * reads it too. */
+trust::Secret addressRootOf(const fs::path& file)
+{
+    if (!fs::exists(file))
+    {
+        const trust::Secret fresh = trust::Secret::random(32);
+        writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
+    }
+    std::string text = textOf(file).substr(0, 64);
+    auto bytes = fromHex(text);
+    OPENSSL_cleanse(text.data(), text.size());
+    if (!bytes || bytes->size() != 32)
+    {
+        throw Refused(file.string(), "is not 64 hexadecimal digits");
+    }
+    trust::Secret out{ByteView(*bytes)};
+    OPENSSL_cleanse(bytes->data(), bytes->size());
+    return out;
+}
+
+machine::EnrolmentRequest requestOf(const Options& options)
+{
+    // What clean mode could not read is better found here.
+    const machine::Site site =
+        machine::Site::parse(textOf(options.config), options.config.string());
+    return {options.name, addressRootOf(options.addressRoot), site.toJson()};
+}
+
+void create(const Options& options)
+{
+    CapsuleParts parts;
+    parts.images = options.images;
+    parts.keys = {textOf(options.site / "platform.crt"),
+                  textOf(options.site / "exchange.crt"),
+                  textOf(options.site / "images.crt")};
+    parts.stagingSize = options.stagingMiB * mebibyte;
+    Capsule::create(options.directory, parts);
+    fmt::print("{}: made; enrol it next\n", options.directory.string());
+}
+
+void enroll(const Options& options)
+{
+    Capsule capsule(options.directory);
+    enrollCapsule(capsule, options.supervisor.machine, policyKeyOf(options),
+                  requestOf(options), options.generation,
+                  std::chrono::seconds(options.bootSeconds));
+    fmt::print("{}: enrolled as {}\n", options.directory.string(),
+               options.name);
+}
+
+void update(const Options& options)
+{
+    Capsule capsule(options.directory);
+    const machine::SealStore store = sealStoreOf(capsule);
+    machine::SealRecord record = store.read();
+    record.policies.push_back(
+        approveUpdate(policyKeyOf(options), record.log, options.before,
+                      options.images.clean, options.name, options.generation));
+    record.retireOld = options.retire;
+    store.write(record);
+    capsule.replaceImages(options.images);
+    fmt::print("{}: generation {} is next\n", options.directory.string(),
+               options.generation);
+}
+
+void run(const Options& options)
+{
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGTERM);
+    ::sigaddset(&signals, SIGINT);
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    Capsule capsule(options.directory);
+    SupervisorOptions supervisor = options.supervisor;
+    supervisor.dirtyLimit = std::chrono::seconds(options.dirtySeconds);
+    supervise(capsule, supervisor, signals);
+}
+
+std::uint64_t sizeOf(const fs::path& disk)
+{
+    UniqueFd fd = openFile(disk, O_RDONLY);
+    struct stat info = {};
+    if (::fstat(fd.get(), &info) != 0)
+    {
+        throwErrno("cannot look at " + disk.string());
+    }
+    std::uint64_t size = static_cast<std::uint64_t>(info.st_size);
+    if (S_ISBLK(info.st_mode) && ::ioctl(fd.get(), BLKGETSIZE64, &size) != 0)
+    {
+        throwErrno("cannot tell the size of " + disk.string());
+    }
+    return size;
+}
+
+void install(const Options& options)
+{
+    if (!options.force)
+    {
+        throw Refused(options.disk.string(),
+                      "all that is on it would be lost: say --erase if that "
+                      "is what you want");
+    }
+    const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
+    writeTable(options.disk, layout);
+    writeImages(options.disk, layout, options.images);
+    fmt::print("{}: installed, {} MiB for jobs; start it once to have it "
+               "measured\n",
+               options.disk.string(), layout.stagingSize / mebibyte);
+}
+
+/** For the image of clean mode, which has no QEMU that it could ask. KVM is
+ * left out: whether the machine has it is not known here. */
+void qemuFacts(const Options& options)
+{
+    boot::QemuFacts facts = boot::askQemu(fs::absolute(options.disk));
+    facts.accelerators.erase("kvm");
+    fmt::print("{}\n", dumpJson(facts.toJson()));
+}
+
+/** The site's part of an enrolment, for a disk whose machine is off. */
+void approve(const Options& options)
+{
+    const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
+    const machine::SealStore store(options.disk, layout.seal);
+    machine::SealRecord record = store.read();
+    if (record.log.empty())
+    {
+        throw Refused(options.disk.string(),
+                      "has no measurements: start the machine from it once");
+    }
+    record.policies = {approveLog(policyKeyOf(options), record.log,
+                                  options.name, options.generation)};
+    record.request = requestOf(options);
+    store.write(record);
+    fmt::print("{}: approved; the next start enrols the machine\n",
+               options.disk.string());
+}
+
+using Command = std::function<void(const Options&)>;
+
+void addImages(CLI::App& app, Options& options)
+{
+    app.add_option("--clean", options.images.clean, "Image of clean mode")
+        ->required();
+    app.add_option("--dirty", options.images.dirty, "Image of dirty mode")
+        ->required();
+}
+
+void addApproval(CLI::App& app, Options& options)
+{
+    app.add_option("--policy-key", options.policyKey,
+                   "Private key that approves boot states (PEM)")
+        ->required();
+    app.add_option("--name", options.name, "Name of the boot host")
+        ->capture_default_str();
+    app.add_option("--generation", options.generation,
+                   "Generation of the image")
+        ->capture_default_str();
+}
+
+void addRequest(CLI::App& app, Options& options)
+{
+    addApproval(app, options);
+    app.add_option("--address-root", options.addressRoot,
+                   "Secret shared with the switch: 64 hexadecimal digits; "
+                   "made when it is missing")
+        ->required();
+    app.add_option("--config", options.config,
+                   "What clean mode has to know (JSON)")
+        ->required();
+}
+
+void addMachine(CLI::App& app, Options& options)
+{
+    CapsuleOptions& machine = options.supervisor.machine;
+    app.add_option("--qemu", machine.qemu, "QEMU of this host")
+        ->capture_default_str();
+    app.add_option("--firmware", machine.firmware, "OVMF with Secure Boot")
+        ->capture_default_str();
+    app.add_option("--accel", machine.accelerator, "Accelerator")
+        ->capture_default_str();
+    app.add_option("--cpu", machine.cpu, "CPU model")->capture_default_str();
+    app.add_option("--memory", machine.memoryMiB, "Memory in MiB")
+        ->capture_default_str()
+        ->check(CLI::Range(512U, 1U << 20));
+    app.add_option("--cpus", machine.cpus, "Processors")
+        ->capture_default_str()
+        ->check(CLI::Range(1U, 64U));
+    app.add_option("--tap", machine.tap,
+                   "Tap device that is a port of the switch");
+}
+
+CLI::App& add(CLI::App& app, const char* name, const char* help, Command action,
+              Command& chosen)
+{
+    CLI::App* out = app.add_subcommand(name, help);
+    out->callback([&chosen, action = std::move(action)] { chosen = action; });
+    return *out;
+}
+
+void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
+{
+    CLI::App* capsule =
+        app.add_subcommand("capsule", "Boot hosts that are virtual machines");
+    capsule->require_subcommand(1);
+    const auto directory = [&options](CLI::App& to) {
+        to.add_option("DIR", options.directory, "Directory of the capsule")
+            ->required();
+    };
+    CLI::App& made = add(*capsule, "create", "Make one", create, chosen);
+    directory(made);
+    addImages(made, options);
+    made.add_option("--site", options.site,
+                    "Directory with platform.crt, exchange.crt, images.crt")
+        ->required();
+    made.add_option("--staging", options.stagingMiB, "MiB for a job's data")
+        ->capture_default_str();
+
+    CLI::App& enrolled =
+        add(*capsule, "enroll", "Boot it twice: measure, then seal its secrets",
+            enroll, chosen);
+    directory(enrolled);
+    addRequest(enrolled, options);
+    addMachine(enrolled, options);
+    enrolled
+        .add_option("--boot-time", options.bootSeconds,
+                    "Seconds that a boot may take")
+        ->capture_default_str();
+
+    CLI::App& updated =
+        add(*capsule, "update", "Give it new images", update, chosen);
+    directory(updated);
+    addImages(updated, options);
+    addApproval(updated, options);
+    updated
+        .add_option("--from", options.before, "The image of clean mode so far")
+        ->required();
+    updated.add_flag("--retire", options.retire,
+                     "Lock out older images once the new one has run");
+
+    CLI::App& running = add(*capsule, "run", "Keep it at work", run, chosen);
+    directory(running);
+    addMachine(running, options);
+    running
+        .add_option("--dirty-limit", options.dirtySeconds,
+                    "Seconds that dirty mode may take")
+        ->capture_default_str();
+}
+
+void addInstallCommands(CLI::App& app, Options& options, Command& chosen)
+{
+    CLI::App& installed =
+        add(app, "install", "Make a machine's disk that of a boot host",
+            install, chosen);
+    installed.add_option("DISK", options.disk, "Disk or image file")
+        ->required();
+    addImages(installed, options);
+    installed.add_flag("--erase", options.force,
+                       "All that is on the disk is lost");
+
+    CLI::App& asked = add(app, "qemu-facts",
+                          "Print what a QEMU can do, as boot images have it",
+                          qemuFacts, chosen);
+    asked.add_option("PROGRAM", options.disk, "QEMU")->required();
+
+    CLI::App& approved = add(app, "approve",
+                             "Approve what a new machine has measured and ask "
+                             "it to enrol itself",
+                             approve, chosen);
+    approved.add_option("DISK", options.disk, "Its disk, or an image of it")
+        ->required();
+    addRequest(approved, options);
+}
+
+} // namespace
+
+bool isToolCommand(int argc, const char* const* argv)
+{
+    static constexpr std::array<std::string_view, 4> names = {
+        "install", "approve", "capsule", "qemu-facts"};
+    return argc > 1 &&
+           std::find(names.begin(), names.end(), argv[1]) != names.end();
+}
+
+int runTool(int argc, const char* const* argv)
+{
+    CLI::App app("Disks of boot hosts, and boot hosts that are virtual "
+                 "machines.",
+                 "airlock-bootd");
+    app.require_subcommand(1);
+    Options options;
+    Command chosen;
+    addInstallCommands(app, options, chosen);
+    addCapsuleCommands(app, options, chosen);
+    try
+    {
+        app.parse(argc, argv);
+    }
+    catch (const CLI::ParseError& error)
+    {
+        return app.exit(error) == 0 ? 0 : exitUsage;
+    }
+    try
+    {
+        chosen(options);
+        return 0;
+    }
+    catch (const std::exception& error)
+    {
+        log::error("The command failed", {{"REASON", error.what()}});
+        return exitError;
+    }
+}
+
+} // namespace airlock::capsule

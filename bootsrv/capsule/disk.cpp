@@ -1,0 +1,164 @@
+#include "bootsrv/capsule/disk.hpp"
+
+#include "bootsrv/machine/boot_choice.hpp"
+#include "bootsrv/machine/init.hpp"
+#include "common/file.hpp"
+#include "common/process.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace airlock::capsule
+{
+
+namespace
+{
+
+constexpr std::uint64_t sector = 512;
+/** Seal and kept, and what tables take at both ends. */
+constexpr std::uint64_t smallParts = mebibyte;
+constexpr std::uint64_t minStaging = 16 * mebibyte;
+constexpr auto toolTime = std::chrono::minutes(5);
+
+constexpr const char* espType = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+constexpr const char* dataType = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+
+/** Runs a program of the system that is in /sbin for some users. */
+void runTool(std::vector<std::string> argv, int stdinFd = -1)
+{
+    SpawnOptions options;
+    const std::string name = argv.at(0);
+    options.argv = std::move(argv);
+    options.stdinFd = stdinFd;
+    options.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C",
+                   "MTOOLS_SKIP_CHECK=1"};
+    const ProcessOutput output = runProgram(options, toolTime);
+    if (!output.status.ok())
+    {
+        throw Error(fmt::format("{}: {}: {}", name, output.status.describe(),
+                                output.err));
+    }
+}
+
+void addPart(std::string& table, std::uint64_t start, std::uint64_t size,
+             const char* type, const char* label, const char* guid)
+{
+    if (start == 0)
+    {
+        return;
+    }
+    table += fmt::format("start={}, size={}, type={}, name={}", start / sector,
+                         size / sector, type, label);
+    table += guid != nullptr ? fmt::format(", uuid={}\n", guid) : "\n";
+}
+
+std::string inside(const std::filesystem::path& disk, const DiskLayout& layout)
+{
+    return fmt::format("{}@@{}", disk.string(), layout.esp);
+}
+
+void makeSparse(const std::filesystem::path& file, std::uint64_t size)
+{
+    UniqueFd fd = openFile(file, O_RDWR | O_CREAT | O_TRUNC, 0600);
+    if (::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+    {
+        throwErrno("cannot make " + file.string());
+    }
+}
+
+} // namespace
+
+DiskLayout layoutOf(std::uint64_t diskSize, bool withImages)
+{
+    DiskLayout out;
+    std::uint64_t at = mebibyte;
+    if (withImages)
+    {
+        out.esp = at;
+        out.espSize = espBytes;
+        at += espBytes;
+    }
+    out.seal = at;
+    out.kept = at + smallParts;
+    out.staging = at + 2 * smallParts;
+    const std::uint64_t end = diskSize / mebibyte * mebibyte;
+    if (end < out.staging + minStaging + mebibyte)
+    {
+        throw Refused("disk", fmt::format("has {} MiB, which is too small",
+                                          diskSize / mebibyte));
+    }
+    // The last MiB has the second table.
+    out.stagingSize = end - out.staging - mebibyte;
+    return out;
+}
+
+void writeTable(const std::filesystem::path& disk, const DiskLayout& layout)
+{
+    std::string table = "label: gpt\nunit: sectors\n";
+    addPart(table, layout.esp, layout.espSize, espType, "airlock-esp",
+            machine::espGuid);
+    addPart(table, layout.seal, smallParts, dataType, machine::sealLabel,
+            nullptr);
+    addPart(table, layout.kept, smallParts, dataType, machine::keptLabel,
+            nullptr);
+    addPart(table, layout.staging, layout.stagingSize, dataType,
+            machine::stagingLabel, nullptr);
+    UniqueFd script = createMemfd("table", 0);
+    writeAllAt(
+        script.get(),
+        {reinterpret_cast<const std::uint8_t*>(table.data()), table.size()}, 0);
+    runTool(
+        {"sfdisk", "--quiet", "--wipe", "always", "--no-reread", disk.string()},
+        script.get());
+    // What an earlier system left there is no record of ours.
+    UniqueFd fd = openFile(disk, O_WRONLY);
+    for (std::uint64_t part : {layout.seal, layout.kept, layout.staging})
+    {
+        if (part != 0)
+        {
+            writeAllAt(fd.get(), Bytes(smallParts), part);
+        }
+    }
+    if (::fsync(fd.get()) != 0)
+    {
+        throwErrno("cannot write " + disk.string());
+    }
+}
+
+void writeImages(const std::filesystem::path& disk, const DiskLayout& layout,
+                 const BootImages& images)
+{
+    // Cluster size by hand: it would go by the size of the whole disk.
+    runTool({"mkfs.vfat", "-F", "32", "-S", "512", "-s", "1", "-n", "AIRLOCK",
+             "-i", "a17c0001", "--offset", std::to_string(layout.esp / sector),
+             disk.string(), std::to_string(layout.espSize / 1024)});
+    const std::string at = inside(disk, layout);
+    runTool({"mmd", "-i", at, "::/EFI", "::/EFI/BOOT", "::/EFI/airlock"});
+    runTool(
+        {"mcopy", "-i", at, images.clean.string(), "::/EFI/BOOT/BOOTX64.EFI"});
+    runTool(
+        {"mcopy", "-i", at, images.dirty.string(), "::/EFI/airlock/dirty.efi"});
+}
+
+void makeImageDisk(const std::filesystem::path& file, const BootImages& images)
+{
+    const DiskLayout layout{mebibyte, espBytes, 0, 0, 0, 0};
+    makeSparse(file, espBytes + 2 * mebibyte);
+    writeTable(file, layout);
+    writeImages(file, layout, images);
+}
+
+DiskLayout makeDataDisk(const std::filesystem::path& file,
+                        std::uint64_t stagingSize)
+{
+    const std::uint64_t size = std::max(stagingSize, minStaging) + 4 * mebibyte;
+    makeSparse(file, size);
+    const DiskLayout out = layoutOf(size, false);
+    writeTable(file, out);
+    return out;
+}
+
+} // namespace airlock::capsule

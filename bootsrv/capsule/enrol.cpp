@@ -1,0 +1,99 @@
+#include "bootsrv/capsule/enrol.hpp"
+
+#include "bootsrv/machine/sealed_identity.hpp"
+#include "common/file.hpp"
+#include "trust/event_log.hpp"
+#include "trust/uki.hpp"
+
+namespace airlock::capsule
+{
+
+namespace
+{
+
+trust::PcrValues sealedOf(const trust::PcrValues& all)
+{
+    trust::PcrValues out;
+    for (unsigned pcr : machine::sealedPcrs().list())
+    {
+        // A PCR that nobody extended is zeros.
+        const auto found = all.find(pcr);
+        out[pcr] = found == all.end() ? Digest{} : found->second;
+    }
+    return out;
+}
+
+trust::Uki readImage(const std::filesystem::path& file)
+{
+    return trust::Uki::parse(readFile(file, trust::Uki::maxSize),
+                             file.filename().string());
+}
+
+void requireEnd(const ModeEnd& end, const char* what)
+{
+    constexpr std::size_t shown = 4000;
+    if (end.timedOut || !end.status.ok())
+    {
+        const std::size_t from =
+            end.console.size() > shown ? end.console.size() - shown : 0;
+        throw Error(std::string("the capsule's boot to ") + what + " " +
+                    (end.timedOut ? "took too long" : end.status.describe()) +
+                    "; it said: " + end.console.substr(from));
+    }
+}
+
+} // namespace
+
+machine::SealStore sealStoreOf(const Capsule& capsule)
+{
+    return machine::SealStore(capsule.dataDisk(), capsule.layout().seal);
+}
+
+trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
+                               const std::string& name,
+                               std::uint64_t generation)
+{
+    return trust::SignedPolicy::sign(
+        siteKey,
+        {name, generation, sealedOf(trust::EventLog::parse(log).replay())},
+        machine::cleanRef);
+}
+
+trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
+                                  const std::filesystem::path& before,
+                                  const std::filesystem::path& after,
+                                  const std::string& name,
+                                  std::uint64_t generation)
+{
+    const trust::PcrValues predicted = trust::predict(
+        trust::EventLog::parse(log), readImage(before), readImage(after));
+    return trust::SignedPolicy::sign(
+        siteKey, {name, generation, sealedOf(predicted)}, machine::cleanRef);
+}
+
+void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
+                   const trust::Key& siteKey, machine::EnrolmentRequest request,
+                   std::uint64_t generation, Milliseconds bootTime)
+{
+    const machine::SealStore store = sealStoreOf(capsule);
+    const ModeEnd measured = capsule.run(options, false, bootTime);
+    requireEnd(measured, "measure");
+    machine::SealRecord record = store.read();
+    if (record.log.empty())
+    {
+        throw Error("the capsule noted no measurements; it said: " +
+                    measured.console);
+    }
+    record.policies = {
+        approveLog(siteKey, record.log, request.name, generation)};
+    record.request = std::move(request);
+    store.write(record);
+    const ModeEnd enrolled = capsule.run(options, false, bootTime);
+    requireEnd(enrolled, "enrol");
+    if (!store.read().blob)
+    {
+        throw Error("the capsule did not enrol; it said: " + enrolled.console);
+    }
+}
+
+} // namespace airlock::capsule

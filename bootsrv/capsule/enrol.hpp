@@ -1,0 +1,35 @@
+#pragma once
+
+#include "bootsrv/capsule/capsule.hpp"
+#include "bootsrv/machine/seal_store.hpp"
+
+/** Enrolment and new images, from the outside: the site's side of what
+ * machine::cleanInit() does. */
+namespace airlock::capsule
+{
+
+/** The seal record of a capsule that is not running. */
+machine::SealStore sealStoreOf(const Capsule& capsule);
+
+/** The site approves what this log shows: the state of the boot that wrote
+ * it. */
+trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
+                               const std::string& name,
+                               std::uint64_t generation);
+
+/** The site approves the state that the machine of this log will be in with
+ * another clean image. */
+trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
+                                  const std::filesystem::path& before,
+                                  const std::filesystem::path& after,
+                                  const std::string& name,
+                                  std::uint64_t generation);
+
+/** Two boots: one to measure, one in which clean mode makes the TPM its own.
+ * Throws Error with the console's last words when either does not end as it
+ * should. */
+void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
+                   const trust::Key& siteKey, machine::EnrolmentRequest request,
+                   std::uint64_t generation, Milliseconds bootTime);
+
+} // namespace airlock::capsule

@@ -1,0 +1,71 @@
+// First process of the clean image.
+#include "bootsrv/machine/clean_mode.hpp"
+#include "bootsrv/machine/init.hpp"
+#include "bootsrv/machine/kept.hpp"
+#include "bootsrv/machine/quote_prover.hpp"
+#include "bootsrv/machine/tpm_anchor.hpp"
+#include "common/file.hpp"
+
+using namespace airlock;
+
+namespace
+{
+
+constexpr const char* qemuFile = "/etc/airlock/qemu.json";
+constexpr auto diskTime = std::chrono::seconds(30);
+
+/** What the image's maker noted of the QEMU in the dirty image. */
+std::optional<boot::QemuFacts> qemuFacts()
+{
+    if (!std::filesystem::exists(qemuFile))
+    {
+        return std::nullopt;
+    }
+    const Bytes text = readFile(qemuFile, 1U << 20);
+    const Json json =
+        parseJson(std::string(text.begin(), text.end()), qemuFile);
+    return boot::QemuFacts::parse(JsonField(json, qemuFile));
+}
+
+void work(machine::CleanParts& parts)
+{
+    const auto anchor =
+        std::make_shared<machine::TpmAnchor>(parts.tpm, parts.identity.keptKey);
+    machine::CleanSetup setup{
+        parts.kept,
+        parts.staging,
+        parts.identity.keptKey,
+        parts.identity.addressRoot,
+        anchor,
+        parts.nic,
+        machine::makeQuoteProver(parts.tpm, machine::sealedPcrs()),
+        qemuFacts(),
+        "/run/airlock",
+        parts.powerCycle,
+        nullptr};
+    machine::runCleanMode(setup);
+}
+
+/** The site's configuration is the first that is kept. */
+void enrol(const std::shared_ptr<machine::MachineTpm>& tpm,
+           const trust::Secret& owner, const machine::EnrolmentRequest& request,
+           const machine::SealedIdentity& identity)
+{
+    const machine::Site site =
+        machine::Site::parse(JsonField(request.site, "site"));
+    tpm->use([&](const trust::Tpm& it) {
+        machine::TpmAnchor::define(it, owner, identity.keptKey);
+    });
+    machine::DeviceBlocks blocks(
+        machine::findPartition(machine::keptLabel, diskTime));
+    machine::installKept(
+        blocks, identity.keptKey,
+        std::make_shared<machine::TpmAnchor>(tpm, identity.keptKey), site);
+}
+
+} // namespace
+
+int main()
+{
+    machine::cleanInit(enrol, work);
+}

@@ -1,0 +1,259 @@
+#include "bootsrv/machine/seal_store.hpp"
+
+#include "common/file.hpp"
+#include "common/sha256.hpp"
+
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace airlock::machine
+{
+
+namespace
+{
+
+constexpr std::string_view magic = "AIRSEAL1";
+constexpr std::size_t headerSize = 8 + 8 + 4 + 32;
+constexpr std::size_t maxText = SealStore::slotSize - headerSize;
+/** A longer log is left out: it only serves predictions. */
+constexpr std::size_t maxLog = 96U << 10;
+constexpr std::size_t maxPolicies = 64;
+constexpr std::size_t maxName = 64;
+constexpr std::size_t rootSize = 32;
+
+Bytes hexOf(const JsonField& field, std::size_t max)
+{
+    auto out = fromHex(field.string(2 * max));
+    if (!out)
+    {
+        field.refuse("is not hexadecimal");
+    }
+    return *out;
+}
+
+std::optional<trust::SealedBlob> blobOf(const JsonField& record,
+                                        const char* name)
+{
+    auto field = record.find(name);
+    if (!field)
+    {
+        return std::nullopt;
+    }
+    return trust::SealedBlob::parse(hexOf(*field, trust::SealedBlob::maxSize),
+                                    name);
+}
+
+void putBlob(Json& to, const char* name,
+             const std::optional<trust::SealedBlob>& blob)
+{
+    if (blob)
+    {
+        to[name] = toHex(blob->marshal());
+    }
+}
+
+EnrolmentRequest requestOf(const JsonField& field)
+{
+    field.onlyKeys({"name", "address_root", "site"});
+    Bytes root = hexOf(field.at("address_root"), rootSize);
+    if (root.size() != rootSize)
+    {
+        field.at("address_root").refuse("wants 32 bytes");
+    }
+    EnrolmentRequest out{
+        field.at("name").string(maxName), trust::Secret(ByteView(root)), {}};
+    OPENSSL_cleanse(root.data(), root.size());
+    if (auto site = field.find("site"))
+    {
+        out.site = site->json();
+    }
+    return out;
+}
+
+struct Slot
+{
+    std::uint64_t sequence = 0;
+    std::string text; ///< empty: not a whole record
+};
+
+Slot readSlot(int fd, std::uint64_t offset)
+{
+    Bytes header(headerSize);
+    readExactAt(fd, header, offset);
+    ByteReader reader(header, "seal record");
+    ByteView start = reader.take(magic.size());
+    if (!std::equal(start.begin(), start.end(), magic.begin()))
+    {
+        return {};
+    }
+    const std::uint64_t sequence = reader.be64();
+    const std::uint32_t length = reader.be32();
+    if (length == 0 || length > maxText)
+    {
+        return {};
+    }
+    Bytes text(length);
+    readExactAt(fd, text, offset + headerSize);
+    const Digest digest = sha256(text);
+    ByteView want = reader.take(digest.size());
+    if (!std::equal(want.begin(), want.end(), digest.begin()))
+    {
+        return {};
+    }
+    return {sequence, std::string(text.begin(), text.end())};
+}
+
+Bytes frame(std::uint64_t sequence, std::string_view text)
+{
+    ByteView view(reinterpret_cast<const std::uint8_t*>(text.data()),
+                  text.size());
+    ByteWriter out;
+    out.text(magic);
+    out.be64(sequence);
+    out.be32(static_cast<std::uint32_t>(text.size()));
+    out.bytes(sha256(view));
+    out.bytes(view);
+    return out.release();
+}
+
+/** The slots, the newer one first. */
+struct Slots
+{
+    Slot newer;
+    Slot older;
+    unsigned newerAt = 1;
+};
+
+Slots readSlots(int fd, std::uint64_t offset)
+{
+    Slot first = readSlot(fd, offset);
+    Slot second = readSlot(fd, offset + SealStore::slotSize);
+    const bool firstIsNewer =
+        !first.text.empty() &&
+        (second.text.empty() || first.sequence > second.sequence);
+    return firstIsNewer ? Slots{std::move(first), std::move(second), 0}
+                        : Slots{std::move(second), std::move(first), 1};
+}
+
+void sync(int fd)
+{
+    if (::fsync(fd) != 0)
+    {
+        throwErrno("cannot write the seal record");
+    }
+}
+
+} // namespace
+
+Json SealRecord::toJson() const
+{
+    Json out = {{"version", 1}, {"policies", Json::array()}};
+    for (const trust::SignedPolicy& policy : policies)
+    {
+        out["policies"].push_back(policy.toJson());
+    }
+    putBlob(out, "blob", blob);
+    putBlob(out, "next", next);
+    putBlob(out, "authorizations", authorizations);
+    if (machine)
+    {
+        out["machine"] = machine->toJson();
+    }
+    if (retireOld)
+    {
+        out["retire_old"] = true;
+    }
+    if (!log.empty() && log.size() <= maxLog)
+    {
+        out["log"] = toHex(log);
+    }
+    if (request)
+    {
+        out["request"] = {{"name", request->name},
+                          {"address_root", toHex(request->addressRoot.view())},
+                          {"site", request->site}};
+    }
+    return out;
+}
+
+SealRecord SealRecord::parse(const JsonField& field)
+{
+    field.onlyKeys({"version", "policies", "blob", "next", "authorizations",
+                    "machine", "log", "request", "retire_old"});
+    if (field.at("version").u64() != 1)
+    {
+        field.at("version").refuse("is not 1");
+    }
+    SealRecord out;
+    const JsonField policies = field.at("policies");
+    for (std::size_t i = 0; i < policies.arraySize(maxPolicies); i++)
+    {
+        out.policies.push_back(trust::SignedPolicy::parse(policies.element(i)));
+    }
+    out.blob = blobOf(field, "blob");
+    out.next = blobOf(field, "next");
+    out.authorizations = blobOf(field, "authorizations");
+    if (auto machine = field.find("machine"))
+    {
+        out.machine = trust::Machine::parse(*machine);
+    }
+    if (auto retire = field.find("retire_old"))
+    {
+        out.retireOld = retire->boolean();
+    }
+    if (auto log = field.find("log"))
+    {
+        out.log = hexOf(*log, maxLog);
+    }
+    if (auto request = field.find("request"))
+    {
+        out.request = requestOf(*request);
+    }
+    return out;
+}
+
+SealRecord SealStore::read() const
+{
+    UniqueFd fd = openFile(device_, O_RDONLY);
+    const Slots slots = readSlots(fd.get(), offset_);
+    if (slots.newer.text.empty())
+    {
+        return {};
+    }
+    const Json json = parseJson(slots.newer.text, "seal record", {maxText, 16});
+    return SealRecord::parse(JsonField(json, "seal record"));
+}
+
+void SealStore::write(const SealRecord& record) const
+{
+    const std::string text = dumpJson(record.toJson());
+    if (text.size() > maxText)
+    {
+        throw Refused("seal record", "is too long");
+    }
+    UniqueFd fd = openFile(device_, O_RDWR);
+    const Slots slots = readSlots(fd.get(), offset_);
+    writeAllAt(fd.get(), frame(slots.newer.sequence + 1, text),
+               offset_ + (slots.newerAt == 0 ? slotSize : 0));
+    sync(fd.get());
+}
+
+void SealStore::overwrite(const SealRecord& record) const
+{
+    write(record);
+    UniqueFd fd = openFile(device_, O_RDWR);
+    const Slots slots = readSlots(fd.get(), offset_);
+    writeAllAt(fd.get(), Bytes(slotSize),
+               offset_ + (slots.newerAt == 0 ? slotSize : 0));
+    sync(fd.get());
+    // The slot in force may have been longer before.
+    const std::size_t used = headerSize + slots.newer.text.size();
+    writeAllAt(fd.get(), Bytes(slotSize - used),
+               offset_ + (slots.newerAt == 0 ? 0 : slotSize) + used);
+    sync(fd.get());
+}
+
+} // namespace airlock::machine

@@ -1,0 +1,205 @@
+#include "bootsrv/machine/sealed_identity.hpp"
+
+#include "common/file.hpp"
+#include "trust/keys.hpp"
+
+#include <fcntl.h>
+#include <openssl/crypto.h>
+
+#include <algorithm>
+
+namespace airlock::machine
+{
+
+namespace
+{
+
+constexpr const char* logFile =
+    "/sys/kernel/security/tpm0/binary_bios_measurements";
+
+trust::Secret join(const SealedIdentity& identity)
+{
+    trust::Secret out(2 * Secret::size);
+    auto to = out.bytes();
+    std::copy_n(identity.addressRoot.view().begin(), Secret::size, to.begin());
+    std::copy_n(identity.keptKey.view().begin(), Secret::size,
+                to.begin() + Secret::size);
+    return out;
+}
+
+SealedIdentity split(const trust::Secret& joined)
+{
+    if (joined.size() != 2 * Secret::size)
+    {
+        throw Refused("sealed identity", "has not the length of one");
+    }
+    return {Secret::from(joined.view().first(Secret::size), "address root"),
+            Secret::from(joined.view().last(Secret::size), "kept key")};
+}
+
+/** The blob that the TPM has noted as the one in force. */
+const trust::SealedBlob& pinnedOf(const trust::Tpm& tpm,
+                                  const SealRecord& record)
+{
+    std::string why = "there is none on the disk";
+    for (const auto* blob : {&record.blob, &record.next})
+    {
+        if (!*blob)
+        {
+            continue;
+        }
+        try
+        {
+            trust::requirePinned(tpm, **blob);
+            return **blob;
+        }
+        catch (const Refused& refused)
+        {
+            why = refused.reason();
+        }
+    }
+    throw Refused("sealed identity", why);
+}
+
+/** Nobody is to enrol a machine whose next start could not unseal. */
+void requireApproved(const trust::Tpm& tpm, const SealRecord& record,
+                     const trust::PolicyKey& key)
+{
+    const trust::PcrValues have = tpm.readPcrs(sealedPcrs());
+    std::string why = "there is no signed policy";
+    for (const trust::SignedPolicy& policy : record.policies)
+    {
+        policy.verify(key);
+        why = trust::differences(have, policy.state.pcrs);
+        if (why.empty() && policy.ref == cleanRef)
+        {
+            return;
+        }
+    }
+    throw Refused("enrolment", "no policy fits this boot: " + why);
+}
+
+trust::Authorizations ownTpm(const trust::Tpm& tpm, const SealStore& store,
+                             SealRecord& record, const trust::PolicyKey& key)
+{
+    if (trust::hardening(tpm).none())
+    {
+        record.machine =
+            trust::createKeys(tpm, trust::EndorsementType::eccP256, nullptr);
+        trust::Authorizations out = trust::Authorizations::random();
+        record.authorizations = trust::seal(tpm, key, cleanRef, out.join());
+        store.write(record);
+        trust::harden(tpm, out);
+        return out;
+    }
+    if (!record.authorizations)
+    {
+        throw Refused("enrolment",
+                      "authorizations are set in this TPM, and ours are not on "
+                      "the disk; clear the TPM in the firmware's menu");
+    }
+    trust::Authorizations out = trust::Authorizations::split(
+        trust::unseal(tpm, *record.authorizations, key, record.policies));
+    record.machine =
+        trust::createKeys(tpm, trust::EndorsementType::eccP256, &out);
+    trust::harden(tpm, out);
+    return out;
+}
+
+/** Raises the TPM's number to this image's. It cannot be raised further by
+ * whoever wrote the record: that would lock out all. */
+void retireOlder(const trust::Tpm& tpm, const SealRecord& record,
+                 const trust::PolicyKey& key)
+{
+    if (!record.authorizations)
+    {
+        throw Refused("seal record", "has no authorizations");
+    }
+    const trust::PcrValues have = tpm.readPcrs(sealedPcrs());
+    for (const trust::SignedPolicy& policy : record.policies)
+    {
+        if (have == policy.state.pcrs &&
+            policy.state.generation > trust::generation(tpm))
+        {
+            policy.verify(key);
+            const trust::Authorizations authorizations =
+                trust::Authorizations::split(trust::unseal(
+                    tpm, *record.authorizations, key, record.policies));
+            trust::raiseGeneration(tpm, authorizations.owner,
+                                   policy.state.generation);
+            return;
+        }
+    }
+}
+
+} // namespace
+
+trust::PcrSelection sealedPcrs()
+{
+    return {0, 2, 4, 7, 9, 11, 12, 13};
+}
+
+SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
+                              const trust::PolicyKey& key)
+{
+    const trust::SealedBlob* blob = nullptr;
+    try
+    {
+        blob = &pinnedOf(tpm, record);
+        if (record.retireOld)
+        {
+            retireOlder(tpm, record, key);
+        }
+    }
+    catch (const Error&)
+    {
+        trust::cap(tpm);
+        throw;
+    }
+    return split(trust::unsealOnce(tpm, *blob, key, record.policies));
+}
+
+void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
+                    const SealStore& store, const trust::PolicyKey& key,
+                    const EnrolmentStep& step)
+{
+    SealRecord record = store.read();
+    if (!record.request)
+    {
+        throw Refused("enrolment", "nobody asked for one");
+    }
+
+    const trust::Authorizations authorizations =
+        tpm->use([&](const trust::Tpm& it) {
+            requireApproved(it, record, key);
+            return ownTpm(it, store, record, key);
+        });
+    const SealedIdentity identity = {
+        Secret::from(record.request->addressRoot.view(), "address root"),
+        Secret::random()};
+    if (step)
+    {
+        step(tpm, authorizations.owner, *record.request, identity);
+    }
+    tpm->use([&](const trust::Tpm& it) {
+        record.next = trust::seal(it, key, cleanRef, join(identity));
+        store.write(record);
+        trust::pin(it, authorizations.owner, *record.next);
+    });
+    record.blob = std::move(record.next);
+    record.next.reset();
+    record.request.reset();
+    store.overwrite(record);
+}
+
+Bytes measuredBoot()
+{
+    if (!std::filesystem::exists(logFile))
+    {
+        return {};
+    }
+    UniqueFd fd = openFile(logFile, O_RDONLY);
+    return readToEnd(fd.get(), 4U << 20, "log of the measured boot");
+}
+
+} // namespace airlock::machine

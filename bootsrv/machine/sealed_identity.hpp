@@ -1,0 +1,51 @@
+#pragma once
+
+#include "bootsrv/machine/machine_tpm.hpp"
+#include "bootsrv/machine/seal_store.hpp"
+#include "common/secret.hpp"
+
+#include <functional>
+#include <memory>
+
+namespace airlock::machine
+{
+
+/** The PCRs that a boot host's secrets are sealed to: docs/trust.md says why
+ * these. */
+trust::PcrSelection sealedPcrs();
+
+/** The tag of clean mode's policies. */
+inline constexpr const char* cleanRef = "clean";
+
+/** All that a boot host has to keep from its dirty mode. */
+struct SealedIdentity
+{
+    Secret addressRoot; ///< of its addresses at the switch
+    Secret keptKey;     ///< of what clean mode keeps on the disk
+};
+
+/** Unseals, once: after it nothing comes out until the next restart, whatever
+ * this threw. */
+SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
+                              const trust::PolicyKey& key);
+
+/** Steps that an enrolment does with the owner's authorization before the
+ * secrets are sealed, for parts that keep something in the TPM or on the
+ * disk. */
+using EnrolmentStep = std::function<void(
+    const std::shared_ptr<MachineTpm>& tpm, const trust::Secret& owner,
+    const EnrolmentRequest& request, const SealedIdentity& identity)>;
+
+/** Makes the TPM ours and seals a new identity, as the request in the store
+ * says. Each step is on the disk before the TPM holds to it, so that it can be
+ * begun again after a power cut. In the end the request is gone.
+ *
+ * Refused when no policy fits this boot: then nothing was done. */
+void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
+                    const SealStore& store, const trust::PolicyKey& key,
+                    const EnrolmentStep& step);
+
+/** The firmware's log of this boot. Empty when the kernel has none. */
+Bytes measuredBoot();
+
+} // namespace airlock::machine

@@ -1,0 +1,298 @@
+#include "bootsrv/capsule/enrol.hpp"
+#include "devmodel/vm/guest_shell.hpp"
+#include "devmodel/vm/hand_over.hpp"
+#include "tests/integration/guest_files.hpp"
+#include "tests/machine/switch_net.hpp"
+#include "trust/crypto.hpp"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <mutex>
+#include <thread>
+
+// The whole of FIG. 6 with the real parts: a capsule with the images as they
+// are shipped, a switch with airlock-switchd, a real guest. See
+// tests/suites/cycle.sh.
+
+namespace airlock::test
+{
+namespace
+{
+
+using boot::JobState;
+using capsule::Capsule;
+using capsule::ModeEnd;
+
+constexpr auto bootTime = std::chrono::minutes(8);
+/** A guest in a guest, without hardware help. */
+constexpr auto dirtyTime = std::chrono::minutes(25);
+
+std::filesystem::path images()
+{
+    const char* path = std::getenv("AIRLOCK_BOOT_IMAGES");
+    if (path == nullptr)
+    {
+        throw Error("AIRLOCK_BOOT_IMAGES is not set: run this with "
+                    "tools/check --suite cycle");
+    }
+    return path;
+}
+
+std::string fileText(const std::filesystem::path& file)
+{
+    const Bytes data = readFile(file, 1U << 20);
+    return {data.begin(), data.end()};
+}
+
+/** The capsule's end of the cable: what its tap sends comes out of eth0. */
+void plugIn(const NetNamespace& boot)
+{
+    boot.run([] {
+        runTool({"ip", "link", "add", "cable", "type", "bridge",
+                 "mcast_snooping", "0"});
+        runTool({"ip", "tuntap", "add", "cap0", "mode", "tap"});
+        for (const char* link : {"cable", "eth0", "cap0"})
+        {
+            runTool({"ip", "link", "set", link, "addrgenmode", "none"});
+        }
+        for (const char* link : {"eth0", "cap0"})
+        {
+            runTool({"ip", "link", "set", link, "master", "cable", "up"});
+        }
+        runTool({"ip", "link", "set", "cable", "up"});
+    });
+}
+
+/** Keeps a capsule at work in a namespace, as "airlock-bootd capsule run". */
+class AtWork
+{
+  public:
+    AtWork(Capsule& capsule, const NetNamespace& boot,
+           const capsule::CapsuleOptions& options)
+        : capsule_(capsule), options_(options),
+          // Children die with the thread that started them.
+          thread_([this, &boot] { boot.run([this] { work(); }); })
+    {}
+    ~AtWork()
+    {
+        stop_ = true;
+        thread_.join();
+    }
+
+    std::vector<ModeEnd> ends() const
+    {
+        const std::lock_guard lock(mutex_);
+        return ends_;
+    }
+
+    /** False when so many modes did not end in time. */
+    bool waitEnds(std::size_t number, Milliseconds time) const
+    {
+        for (Deadline deadline(time); ends().size() < number;)
+        {
+            if (deadline.passed())
+            {
+                return false;
+            }
+            std::this_thread::sleep_for(Milliseconds(100));
+        }
+        return true;
+    }
+
+    std::string console() const
+    {
+        return fileText(capsule_.dataDisk().parent_path() / "console");
+    }
+
+  private:
+    void work()
+    {
+        for (bool dirty = false; !stop_;)
+        {
+            capsule::RunningMode mode = capsule_.start(options_, dirty);
+            const Deadline deadline(dirtyTime);
+            while (!mode.ended(Milliseconds(100)) && !stop_ &&
+                   !(dirty && deadline.passed()))
+            {}
+            if (stop_)
+            {
+                return;
+            }
+            const ModeEnd end = mode.finish(Milliseconds(1));
+            dirty = !dirty && end.dirtyNext;
+            const std::lock_guard lock(mutex_);
+            ends_.push_back(end);
+        }
+    }
+
+    Capsule& capsule_;
+    capsule::CapsuleOptions options_;
+    std::atomic<bool> stop_ = false;
+    mutable std::mutex mutex_;
+    std::vector<ModeEnd> ends_;
+    std::thread thread_;
+};
+
+class Cycle : public testing::Test
+{
+  protected:
+    Cycle() : rig_(64U << 20), net_(rig_)
+    {
+        net_.setUpMachine(machine::ProofMethod::mac96);
+        rig_.site.listen = "0.0.0.0";
+        rig_.site.port = 7420;
+        net_.startAgent();
+        net_.enroll("mac96");
+        plugIn(net_.boot());
+        options_.tap = "cap0";
+        options_.cpus = 2;
+        makeCapsule();
+    }
+
+    void makeCapsule()
+    {
+        const std::filesystem::path site = images() / "site";
+        capsule::CapsuleParts parts;
+        parts.images = {images() / "clean.efi", images() / "dirty.efi"};
+        parts.keys = {fileText(site / "platform.crt"),
+                      fileText(site / "exchange.crt"),
+                      fileText(site / "images.crt")};
+        parts.stagingSize = 2ULL << 30;
+        capsule_.emplace(Capsule::create(home_.path() / "capsule", parts));
+        const trust::Key key = trust::privateKeyFromPem(
+            fileText(site / "policy.key"), "policy.key");
+        net_.boot().run([&] {
+            capsule::enrollCapsule(*capsule_, options_, key,
+                                   {"boot1", trust::Secret(rig_.root().view()),
+                                    rig_.site.toJson()},
+                                   1, bootTime);
+        });
+    }
+
+    bool portBecomes(const std::string& state, Milliseconds time)
+    {
+        for (Deadline deadline(time); !deadline.passed();)
+        {
+            if (net_.portBecomes(state))
+            {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /** To be used on the production host. */
+    boot::Client hostAgent()
+    {
+        return {{SwitchNet::bootAddress, rig_.site.port, tls::bootRole},
+                rig_.pki().client("host1")};
+    }
+
+    /** Uploads the guest's disk and seals the job; its id. */
+    std::string send(const boot::JobRequest& request, const vm::Disk& disk)
+    {
+        std::string id;
+        net_.production().run([&] {
+            boot::Client client = hostAgent();
+            id = client.createJob(request).id;
+            UniqueFd fd = openFile(disk.image, O_RDONLY);
+            handover::FileImage image(fd.get(), request.disks.at(0).bytes);
+            client.uploadDisk(id, 0, image);
+            EXPECT_EQ(client.seal(id).state, JobState::queued);
+        });
+        return id;
+    }
+
+    boot::JobStatus collected(const std::string& id)
+    {
+        boot::JobStatus status;
+        net_.production().run([&] {
+            boot::Client client = hostAgent();
+            const Deadline deadline(std::chrono::minutes(5));
+            do
+            {
+                std::this_thread::sleep_for(Milliseconds(200));
+                status = client.status(id);
+            } while (status.state == JobState::booting && !deadline.passed());
+        });
+        return status;
+    }
+
+    MachineRig rig_;
+    SwitchNet net_;
+    TempDirectory home_{"cycle"};
+    capsule::CapsuleOptions options_;
+    std::optional<Capsule> capsule_;
+};
+
+boot::JobRequest requestFor(const GuestFiles& files)
+{
+    boot::JobRequest out;
+    out.job = handover::JobTicket::issue(files.spec().uuid, 1);
+    out.guest = files.spec();
+    out.guest.disks.clear();
+    const vm::Disk& disk = files.spec().disks[0];
+    out.disks = {{std::filesystem::file_size(disk.image), disk.readOnly}};
+    out.timeout = dirtyTime;
+    out.tenant = "blue";
+    return out;
+}
+
+void applyDelta(boot::Client& client, const std::string& id,
+                const boot::JobStatus& status, const vm::Disk& disk)
+{
+    const std::uint64_t bytes = std::filesystem::file_size(disk.image);
+    UniqueFd fd = openFile(disk.image, O_RDWR);
+    handover::ImageFile file(fd.get(), bytes);
+    handover::ImageStreamReader reader(
+        bytes,
+        [&file](const handover::ImageChunk& chunk) { file.write(chunk); });
+    client.fetchDisk(id, 0, status.result->disks.at(0).value(),
+                     [&reader](ByteView data) { reader.feed(data); });
+    reader.finish();
+}
+
+TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
+{
+    GuestFiles files({.kernel = "tiny", .vcpus = 1, .memory = 160U << 20});
+    auto production = files.startProduction();
+    production->releaseDisks();
+    const boot::JobRequest request = requestFor(files);
+    const vm::Disk& disk = files.spec().disks[0];
+
+    AtWork work(*capsule_, net_.boot(), options_);
+    ASSERT_TRUE(portBecomes("open", bootTime)) << work.console() << net_.log();
+    const std::string id = send(request, disk);
+    ASSERT_TRUE(work.waitEnds(1, bootTime)) << work.console();
+    ASSERT_TRUE(work.ends()[0].dirtyNext) << work.ends()[0].console;
+    EXPECT_EQ(net_.port()["reason"], "the boot host asked for it");
+    EXPECT_GT(net_.framesOfOthers(), 0U); // of clean mode
+
+    ASSERT_TRUE(work.waitEnds(2, dirtyTime)) << work.console();
+    EXPECT_FALSE(work.ends()[1].timedOut) << work.ends()[1].console;
+    EXPECT_EQ(net_.framesOfOthers(), 0U); // of dirty mode
+
+    ASSERT_TRUE(portBecomes("open", bootTime)) << work.console() << net_.log();
+    const boot::JobStatus status = collected(id);
+    ASSERT_EQ(status.state, JobState::done)
+        << dumpJson(status.toJson()) << work.ends()[1].console
+        << work.console();
+    net_.production().run([&] {
+        boot::Client client = hostAgent();
+        handover::Bundle bundle = client.fetchBundle(id);
+        bundle.requireJob(request.job);
+        applyDelta(client, id, status, disk);
+        vm::handOver(*production, bundle, request.job);
+        client.remove(id);
+    });
+    vm::GuestShell shell(production->machine());
+    EXPECT_NO_THROW(shell.checkDisk(std::chrono::minutes(2)));
+    std::printf("stages: %s\n", dumpJson(status.seconds).c_str());
+}
+
+} // namespace
+} // namespace airlock::test
