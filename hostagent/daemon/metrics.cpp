@@ -26,8 +26,10 @@ bool isState(const std::string& word)
  * there are (airlockctl(1)): each other word would be a series for ever. */
 std::string bootStep(const std::string& word)
 {
-    constexpr std::string_view known[] = {"queue", "copy",   "start", "boot",
-                                          "save",  "memory", "digest"};
+    // The last three are a boot server's that boots itself.
+    constexpr std::string_view known[] = {"queue",  "copy",   "start",  "boot",
+                                          "save",   "memory", "digest", "dirty",
+                                          "unpack", "pack"};
     return std::ranges::find(known, word) == std::end(known) ? "other" : word;
 }
 

@@ -48,10 +48,12 @@ class HostdMetrics : public ::testing::Test
     {
         Change change;
         change.jobId = "";
-        change.closeJob =
-            JobEnd{store.vm(anna)->jobId,
-                   result,
-                   {{"exporting", 2}, {"boot", 25}, {"hand-over: load", 0.05}}};
+        change.closeJob = JobEnd{store.vm(anna)->jobId,
+                                 result,
+                                 {{"exporting", 2},
+                                  {"boot", 25},
+                                  {"a word of its own", 7},
+                                  {"hand-over: load", 0.05}}};
         return change;
     }
 
@@ -114,6 +116,8 @@ TEST_F(HostdMetrics, ARebootIsCountedWithItsStages)
               Not(HasSubstr("stage=\"running\"")),
               HasSubstr("airlock_step_seconds_sum{stage=\"booting\",step="
                         "\"boot\"} 25\n"),
+              HasSubstr("airlock_step_seconds_sum{stage=\"booting\",step="
+                        "\"other\"} 7\n"),
               HasSubstr("airlock_step_seconds_sum{stage=\"admitting\",step="
                         "\"load\"} 0.05\n"),
               Not(HasSubstr("step=\"exporting\"")),
