@@ -283,8 +283,10 @@ TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
         << work.console();
     net_.production().run([&] {
         boot::Client client = hostAgent();
-        handover::Bundle bundle = client.fetchBundle(id);
-        bundle.requireJob(request.job);
+        handover::Bundle bundle =
+            client.fetchBundle(id, [&](const handover::Manifest& manifest) {
+                manifest.requireJob(request.job);
+            });
         applyDelta(client, id, status, disk);
         vm::handOver(*production, bundle, request.job);
         client.remove(id);
