@@ -258,18 +258,12 @@ TEST_F(Switch, BootHostsDoNotReachEachOther)
 
 TEST_F(Switch, SaysAtOnceWhenTheKernelCannotWatchSoMuch)
 {
-    const char* limit = "/proc/sys/net/core/optmem_max";
-    if (!std::filesystem::exists(limit))
-    {
-        GTEST_SKIP() << "not of a namespace in this kernel";
-    }
     settings.window = 64;
     for (unsigned i = 0; i < 20; i++)
     {
         settings.ports.push_back({fmt::format("more{}", i)});
     }
-    auto starting = [&](const std::string& bytes) -> std::string {
-        std::ofstream(limit) << bytes;
+    auto starting = [&]() -> std::string {
         try
         {
             SwitchAgent(settings, [](const Json&) {});
@@ -280,8 +274,18 @@ TEST_F(Switch, SaysAtOnceWhenTheKernelCannotWatchSoMuch)
         }
         return "";
     };
-    EXPECT_THAT(starting("20480"), ::testing::HasSubstr("net.core.optmem_max"));
-    EXPECT_EQ(starting("131072"), "");
+    auto advice = ::testing::HasSubstr("net.core.optmem_max");
+    const char* limit = "/proc/sys/net/core/optmem_max";
+    if (!std::filesystem::exists(limit))
+    {
+        // Not of a namespace in this kernel: it is as the machine has it.
+        EXPECT_THAT(starting(), ::testing::AnyOf("", advice));
+        return;
+    }
+    std::ofstream(limit) << "20480";
+    EXPECT_THAT(starting(), advice);
+    std::ofstream(limit) << "131072";
+    EXPECT_EQ(starting(), "");
 }
 
 TEST_F(Switch, TheKernelsToolsSayTheSame)
