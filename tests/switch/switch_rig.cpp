@@ -320,6 +320,21 @@ SwitchRig::through(const std::string& port, ByteView frame)
     return collect();
 }
 
+namespace
+{
+
+/** What kernels say of their groups whenever they like: IGMP, MLD. */
+bool isOfGroups(const Caught& caught)
+{
+    constexpr std::uint16_t ipv4 = 0x0800;
+    constexpr std::uint16_t ipv6 = 0x86DD;
+    std::string to = caught.destination().text();
+    return (caught.type() == ipv4 && to.starts_with("01:00:5e")) ||
+           (caught.type() == ipv6 && to.starts_with("33:33"));
+}
+
+} // namespace
+
 std::size_t
 SwitchRig::count(const std::map<std::string, std::vector<Caught>>& seen,
                  const std::vector<std::string>& except)
@@ -329,7 +344,12 @@ SwitchRig::count(const std::map<std::string, std::vector<Caught>>& seen,
     {
         bool counts =
             std::find(except.begin(), except.end(), port) == except.end();
-        out += counts ? frames.size() : 0;
+        if (counts)
+        {
+            out +=
+                frames.size() - static_cast<std::size_t>(
+                                    std::ranges::count_if(frames, isOfGroups));
+        }
     }
     return out;
 }

@@ -97,7 +97,8 @@ class SwitchRig
      * the switch's IP stack sends to production ports. */
     std::map<std::string, std::vector<Caught>> through(const std::string& port,
                                                        ByteView frame);
-    /** How many frames of `seen` came out of ports other than these. */
+    /** How many frames of `seen` came out of ports other than these; without
+     * what kernels say of multicast groups by themselves. */
     static std::size_t
     count(const std::map<std::string, std::vector<Caught>>& seen,
           const std::vector<std::string>& except = {});
