@@ -63,6 +63,14 @@ class Console
      * writes do not block on a full socket. */
     void drain();
 
+    /** Reads what has come, and forgets it with all that was not consumed: what
+     * is waited for next is said from now on. */
+    void forget()
+    {
+        drain();
+        buffer_.clear();
+    }
+
     /** What came and was not consumed yet, at most 1 MiB. */
     const std::string& unread() const { return buffer_; }
     int fd() const { return socket_.get(); }
