@@ -155,8 +155,11 @@ std::string KillGuest::complaints()
     {
         out += "the last boot on the disk is not the one that lives; ";
     }
-    std::string trouble = rig_.run("dmesg | grep -iE 'ext4-fs (error|warning)|"
-                                   "i/o error|corrupt|jbd2.*fail' || true");
+    // A log that is not there, or that grep cannot read, is no good sign.
+    std::string trouble =
+        rig_.run("log=$(dmesg) && [ -n \"$log\" ] && { echo \"$log\" | "
+                 "grep -iE 'ext4-fs (error|warning)|i/o error|corrupt|"
+                 "jbd2.*fail'; [ $? -le 1 ]; }");
     return out + trouble;
 }
 

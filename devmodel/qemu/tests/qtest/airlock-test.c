@@ -90,6 +90,8 @@ static GByteArray *save_state(QTestState *qts)
     while ((n = read(fd, chunk, sizeof(chunk))) > 0) {
         g_byte_array_append(bytes, chunk, n);
     }
+    g_assert_cmpint(n, ==, 0);
+    g_assert_cmpuint(bytes->len, >, 0);
     close(fd);
     return bytes;
 }
