@@ -313,12 +313,9 @@ Cycle::Next Cycle::step()
         return Next::done;
     }
     qemu_ = vm::queryTrap(*domain_);
-    bool waits = qemu_.trap || qemu_.loaded;
-    if (waits && domain_->state() == RunState::running)
+    if (qemu_.trap && domain_->state() == RunState::running)
     {
-        // libvirt may miss that QEMU has stopped when it is about to note that
-        // it has started it (seen with 11.3 and a reboot by the power button).
-        domain_->suspend();
+        trapped_.tellAgain();
     }
     if (record_.state == State::held)
     {

@@ -1,16 +1,23 @@
 #include "hostagent/agent/trapped_domain.hpp"
 
+#include "common/deadline.hpp"
 #include "common/file.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <thread>
+
 namespace airlock::host
 {
 
 namespace
 {
+
+/** For the three instructions of the stub. */
+constexpr Milliseconds stubTime = std::chrono::seconds(10);
+constexpr Milliseconds stubStep{10};
 
 std::string readText(QmpCommands& qmp, const std::string& path,
                      const char* property)
@@ -78,7 +85,36 @@ void TrappedDomain::resume()
             setLink(id, true);
         }
     }
-    domain_.resume();
+    if (domain_.state() == RunState::running)
+    {
+        // So libvirt thinks, and would refuse; tellAgain() says why.
+        domain_.execute("cont");
+    }
+    else
+    {
+        domain_.resume();
+    }
+}
+
+void TrappedDomain::tellAgain()
+{
+    domain_.execute("cont");
+    Deadline deadline(stubTime);
+    while (isRunning())
+    {
+        if (deadline.passed())
+        {
+            throw Error("domain " + domain_.name() +
+                        " was trapped, and runs now");
+        }
+        std::this_thread::sleep_for(stubStep);
+    }
+}
+
+bool TrappedDomain::isRunning()
+{
+    Json status = domain_.execute("query-status");
+    return JsonField(status, "query-status").at("running").boolean();
 }
 
 void TrappedDomain::setLink(const std::string& id, bool up)

@@ -27,7 +27,16 @@ class TrappedDomain : public vm::TrappedVm
     /** Takes the links up but for those that are down in libvirt. */
     void resume() override;
 
+    /** Lets the stub run into the trap once more, so that QEMU says again that
+     * it has stopped. When libvirt restarts a guest that has powered itself off
+     * for `virsh reboot --mode acpi`, it lets QEMU go on and does not listen
+     * until that is done; it misses the trap, and thinks that the guest runs
+     * (seen with 9.0 and 11.3). Suspending the domain does not help: QEMU says
+     * nothing when it stops twice. */
+    void tellAgain();
+
   private:
+    bool isRunning();
     void setLink(const std::string& id, bool up);
 
     Domain& domain_;

@@ -47,7 +47,6 @@ class Domain : public QmpCommands
      * tells one QEMU process from the next. */
     virtual int id() const = 0;
     virtual void resume() = 0;
-    virtual void suspend() = 0;
 
     /** A command to the guest's agent; its answer is the guest's. Throws
      * LibvirtError, also when no agent is connected. */

@@ -92,7 +92,6 @@ class LibvirtDomain : public Domain
     RunState state() const override;
     int id() const override;
     void resume() override;
-    void suspend() override;
     Json execute(std::string_view command, const Json& arguments,
                  Milliseconds timeout) override;
     Json executeWithFd(std::string_view command, const Json& arguments, int fd,
@@ -152,14 +151,6 @@ void LibvirtDomain::resume()
     if (virDomainResume(domain_.get()) != 0)
     {
         throw lastError("cannot resume domain " + name_);
-    }
-}
-
-void LibvirtDomain::suspend()
-{
-    if (virDomainSuspend(domain_.get()) != 0)
-    {
-        throw lastError("cannot suspend domain " + name_);
     }
 }
 

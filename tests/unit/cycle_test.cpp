@@ -753,6 +753,27 @@ TEST_F(CycleTest, ALinkThatAnOperatorHasTakenDownStaysDown)
     }
 }
 
+TEST_F(CycleTest, ATrapThatLibvirtMissedIsToldAgain)
+{
+    domain->runState = RunState::running;
+    server.stop();
+    run();
+    EXPECT_EQ(domain->runState, RunState::paused);
+    EXPECT_EQ(vm().state, State::trapped);
+}
+
+TEST_F(CycleTest, AGuestOfWhichLibvirtThinksThatItRunsIsResumed)
+{
+    enter(State::applying);
+    writeDelta();
+    domain->isLoaded();
+    domain->runState = RunState::running;
+    run();
+    EXPECT_EQ(domain->resumed, 1U);
+    EXPECT_EQ(vm().state, State::running);
+    EXPECT_THAT(alerts, IsEmpty());
+}
+
 TEST_F(CycleTest, AStartedDomainThatIsRefusedIsHeldAndSeen)
 {
     domain->deviceElements = "<hostdev/>";

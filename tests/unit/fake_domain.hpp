@@ -47,6 +47,15 @@ class FakeDomain : public host::Domain
 
     void resume() override
     {
+        if (runState == host::RunState::running)
+        {
+            throw host::LibvirtError("domain is already running", 0);
+        }
+        goOn();
+    }
+
+    void goOn()
+    {
         resumed++;
         runState = host::RunState::running;
         loaded = false;
@@ -83,8 +92,6 @@ class FakeDomain : public host::Domain
         atStub = true;
         runState = state;
     }
-
-    void suspend() override { runState = host::RunState::paused; }
 
     std::string xml() const override
     {
@@ -135,6 +142,16 @@ class FakeDomain : public host::Domain
         if (command == "__internal.airlock_query-trap")
         {
             return trapInfo();
+        }
+        if (command == "query-status")
+        {
+            bool waits = trapped || loaded;
+            return {{"running", !waits && runState == host::RunState::running}};
+        }
+        if (command == "cont")
+        {
+            cont();
+            return Json::object();
         }
         if (command == "query-block")
         {
@@ -189,6 +206,19 @@ class FakeDomain : public host::Domain
                  {{"node-name", fmt::format("node{}", index)},
                   {"ro", readOnly},
                   {"image", {{"virtual-size", diskBytes}}}}}};
+    }
+
+    /** The stub of a trapped one traps again, and libvirt hears of it. */
+    void cont()
+    {
+        if (trapped)
+        {
+            runState = host::RunState::paused;
+        }
+        else
+        {
+            goOn();
+        }
     }
 
     void note(std::string_view command)
