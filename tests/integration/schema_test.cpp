@@ -1,0 +1,1005 @@
+/** The schema tables against the production QEMU that is built: it saves its
+ * state with every option that a guest's specification has, and the tables have
+ * to describe every byte of it. Then the other way: what the tables admit, and
+ * no state after a reset has, is loaded and saved again. And a guest uses its
+ * devices, and finds its values under the names that the tables give them.
+ *
+ * None of this can tell one 32-bit field from its neighbour in a state where
+ * both are zero, so the tables are also pinned to the source that they were
+ * held against, definition by definition (TablesWereReviewed). */
+#include "common/file.hpp"
+#include "devmodel/handover/admit.hpp"
+#include "devmodel/handover/schema_tables/tables.hpp"
+#include "devmodel/vm/host_network.hpp"
+#include "devmodel/vm/production_vm.hpp"
+#include "state_source.hpp"
+#include "tests/payload/payload_guest.hpp"
+#include "tests/unit/described.hpp"
+#include "tests/unit/recorded_guest.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <set>
+
+namespace airlock::test
+{
+namespace
+{
+
+using handover::Encoding;
+using handover::Record;
+using handover::Schema;
+using handover::Section;
+using testing::IsEmpty;
+using testing::UnorderedElementsAreArray;
+
+constexpr std::uint64_t mib = 1ULL << 20;
+constexpr Milliseconds trapTime = std::chrono::minutes(1);
+
+/** Real-mode code is all that some hosts' KVM can run; it needs no feature of
+ * later models. */
+constexpr const char* modestCpu = "pentium3-v1";
+
+/** What a production machine is started with. */
+struct Case
+{
+    std::string name;
+    vm::GuestSpec spec;
+    std::vector<std::string> arguments = {};
+    std::vector<int> taps = {};
+};
+
+/** Files that all machines of this program need, one machine at a time. */
+class Files
+{
+  public:
+    Files() : directory_("airlock-schema")
+    {
+        for (std::size_t i = 0; i < vm::maxDisks; i++)
+        {
+            const UniqueFd file = openFile(disk(i), O_WRONLY | O_CREAT);
+            if (::ftruncate(file.get(), static_cast<off_t>(mib)) != 0)
+            {
+                throwErrno("cannot make a disk");
+            }
+        }
+    }
+
+    std::filesystem::path disk(std::size_t index) const
+    {
+        return directory_.path() / fmt::format("{}.raw", index);
+    }
+    std::filesystem::path log() const
+    {
+        return directory_.path() / "production.log";
+    }
+    static const vm::Qemu& qemu()
+    {
+        static const vm::Qemu found =
+            vm::findQemuBuilds(vm::defaultBuildDirectory()).production;
+        return found;
+    }
+
+  private:
+    TempDirectory directory_;
+};
+
+const Files& files()
+{
+    static const Files made;
+    return made;
+}
+
+std::vector<vm::Disk> disks(std::size_t count)
+{
+    std::vector<vm::Disk> out;
+    for (std::size_t i = 0; i < count; i++)
+    {
+        out.push_back({files().disk(i), i % 2 == 1});
+    }
+    return out;
+}
+
+std::vector<vm::Nic> nics(std::size_t count)
+{
+    std::vector<vm::Nic> out;
+    for (std::size_t i = 0; i < count; i++)
+    {
+        out.push_back({fmt::format("52:54:00:a1:0c:{:02x}", i)});
+    }
+    return out;
+}
+
+Case plain(vm::Accelerator accelerator = vm::Accelerator::tcg)
+{
+    vm::GuestSpec spec;
+    spec.name = "schema";
+    spec.uuid = "9d1f6a52-7c0e-4a39-8f10-5b7d2c34e603";
+    spec.memory = 256 * mib;
+    spec.accelerator = accelerator;
+    if (accelerator == vm::Accelerator::kvm)
+    {
+        spec.cpuModel = modestCpu;
+    }
+    spec.disks = disks(1);
+    spec.nics = nics(1);
+    return {"plain", spec};
+}
+
+std::unique_ptr<vm::ProductionVm> start(const Case& setup)
+{
+    vm::ProductionVm::Options options;
+    options.log = files().log();
+    options.arguments = setup.arguments;
+    options.taps = setup.taps;
+    auto out =
+        std::make_unique<vm::ProductionVm>(Files::qemu(), setup.spec, options);
+    out->waitTrap(trapTime);
+    return out;
+}
+
+/** Names and numbers of the sections that a machine has to save. */
+std::vector<std::string> sectionsOf(const vm::GuestSpec& spec)
+{
+    std::vector<std::string> out = {"timer/0",   "airlock-pm/0",
+                                    "PCIHost/0", "PCIBUS/0",
+                                    "ioapic/0",  "0000:00:00.0/mch/0"};
+    for (unsigned i = 0; i < spec.vcpus; i++)
+    {
+        for (const char* name : {"cpu", "cpu_common", "apic"})
+        {
+            out.push_back(fmt::format("{}/{}", name, i));
+        }
+    }
+    if (spec.accelerator == vm::Accelerator::kvm)
+    {
+        out.emplace_back("kvmclock/0");
+    }
+    auto add = [&out](std::size_t slot, const char* type) {
+        out.push_back(fmt::format("0000:00:{:02x}.0/{}/0", slot, type));
+    };
+    if (spec.console)
+    {
+        add(vm::consoleSlot, "virtio-console");
+    }
+    if (spec.rng)
+    {
+        add(vm::rngSlot, "virtio-rng");
+    }
+    for (std::size_t i = 0; i < spec.nics.size(); i++)
+    {
+        add(vm::firstNicSlot + i, "virtio-net");
+    }
+    for (std::size_t i = 0; i < spec.disks.size(); i++)
+    {
+        add(vm::firstDiskSlot + i, "virtio-blk");
+    }
+    return out;
+}
+
+std::vector<Section> parse(ByteView state)
+{
+    return handover::parseProductionStream(state, handover::sectionSize)
+        .sections;
+}
+
+/** The machine saves what the tables describe, all of it and nothing else. */
+void expectDescribed(const vm::GuestSpec& spec, ByteView state)
+{
+    ASSERT_EQ(notDescribed(state), "");
+    std::vector<std::string> names;
+    for (const Section& section : parse(state))
+    {
+        names.push_back(handover::label(section.id));
+    }
+    EXPECT_THAT(names, UnorderedElementsAreArray(sectionsOf(spec)));
+}
+
+void expectDescribed(const Case& setup)
+{
+    SCOPED_TRACE(setup.name);
+    expectDescribed(setup.spec, start(setup)->saveState());
+}
+
+// --- Options -----------------------------------------------------------------
+
+/** One option of a guest's specification with the values to try. */
+struct Axis
+{
+    struct Value
+    {
+        std::string name;
+        std::function<void(vm::GuestSpec&)> set;
+    };
+    std::vector<Value> values;
+};
+
+std::vector<Axis> axes()
+{
+    auto vcpus = [](unsigned count) {
+        return Axis::Value{fmt::format("{} vCPUs", count),
+                           [count](auto& spec) { spec.vcpus = count; }};
+    };
+    // All of it below the hole; as much of that as there can be; split.
+    auto memory = [](std::uint64_t size) {
+        return Axis::Value{fmt::format("{} MiB", size / mib),
+                           [size](auto& spec) { spec.memory = size; }};
+    };
+    auto diskCount = [](std::size_t count) {
+        return Axis::Value{fmt::format("{} disks", count),
+                           [count](auto& spec) { spec.disks = disks(count); }};
+    };
+    auto nicCount = [](std::size_t count) {
+        return Axis::Value{fmt::format("{} NICs", count),
+                           [count](auto& spec) { spec.nics = nics(count); }};
+    };
+    auto console = [](const char* name, bool port, bool agent) {
+        return Axis::Value{name, [port, agent](auto& spec) {
+                               spec.console = port;
+                               spec.agent = agent;
+                           }};
+    };
+    auto rng = [](const char* name, bool on) {
+        return Axis::Value{name, [on](auto& spec) { spec.rng = on; }};
+    };
+    auto msix = [](const char* name, bool on) {
+        return Axis::Value{name, [on](auto& spec) { spec.msix = on; }};
+    };
+    return {
+        {{vcpus(1), vcpus(2), vcpus(4), vcpus(8), vcpus(64)}},
+        {{diskCount(0), diskCount(1), diskCount(2), diskCount(vm::maxDisks)}},
+        {{memory(256 * mib), memory(0xb0000000 - mib), memory(5120 * mib)}},
+        {{nicCount(0), nicCount(1), nicCount(vm::maxNics)}},
+        {{console("no console", false, false), console("console", true, false),
+          console("console and agent", true, true)}},
+        {{rng("rng", true), rng("no rng", false)}},
+        {{msix("MSI-X", true), msix("INTx", false)}},
+    };
+}
+
+/** One value of each axis. */
+using Choice = std::vector<std::size_t>;
+
+/** The next combination; false when there is none. */
+bool advance(Choice& choice, const std::vector<Axis>& all)
+{
+    for (std::size_t i = 0; i < choice.size(); i++)
+    {
+        choice[i] = (choice[i] + 1) % all[i].values.size();
+        if (choice[i] != 0)
+        {
+            return true;
+        }
+    }
+    return false;
+}
+
+/** Values of two axes that are in a combination. */
+using Pair = std::array<std::size_t, 4>;
+
+std::set<Pair> pairsOf(const Choice& choice)
+{
+    std::set<Pair> out;
+    for (std::size_t i = 0; i < choice.size(); i++)
+    {
+        for (std::size_t k = 0; k < i; k++)
+        {
+            out.insert({i, choice[i], k, choice[k]});
+        }
+    }
+    return out;
+}
+
+/** Few combinations in which each value of each axis meets each value of each
+ * other one: there are 2160 in all, and a section's form depends on one option
+ * or, as with queues for each vCPU, on two. */
+std::vector<Choice> pairwise(const std::vector<Axis>& all)
+{
+    std::vector<std::pair<Choice, std::set<Pair>>> every;
+    std::set<Pair> open;
+    Choice choice(all.size());
+    do
+    {
+        every.emplace_back(choice, pairsOf(choice));
+        open.insert(every.back().second.begin(), every.back().second.end());
+    } while (advance(choice, all));
+
+    auto worth = [&open](const auto& one) {
+        return std::ranges::count_if(
+            one.second, [&](const Pair& pair) { return open.contains(pair); });
+    };
+    std::vector<Choice> out;
+    while (!open.empty())
+    {
+        const auto& best = *std::ranges::max_element(every, {}, worth);
+        for (const Pair& pair : best.second)
+        {
+            open.erase(pair);
+        }
+        out.push_back(best.first);
+    }
+    return out;
+}
+
+std::vector<Case> optionSetups(vm::Accelerator accelerator)
+{
+    const std::vector<Axis> all = axes();
+    std::vector<Case> out;
+    for (const Choice& choice : pairwise(all))
+    {
+        Case setup = plain(accelerator);
+        std::vector<std::string> names;
+        for (std::size_t i = 0; i < all.size(); i++)
+        {
+            const Axis::Value& value = all[i].values[choice[i]];
+            value.set(setup.spec);
+            names.push_back(value.name);
+        }
+        setup.name = fmt::format("{}", fmt::join(names, ", "));
+        out.push_back(setup);
+    }
+    return out;
+}
+
+/** Under KVM the stub at the reset vector runs in real mode, which works on
+ * hosts whose KVM runs no kernel. */
+class OnAccelerator : public testing::TestWithParam<vm::Accelerator>
+{
+  protected:
+    void SetUp() override
+    {
+        if (GetParam() != vm::Accelerator::kvm)
+        {
+            return;
+        }
+        try
+        {
+            start(plain(vm::Accelerator::kvm));
+        }
+        catch (const Error& error)
+        {
+            GTEST_SKIP() << "no KVM that runs real mode: " << error.what();
+        }
+    }
+};
+
+INSTANTIATE_TEST_SUITE_P(Schema, OnAccelerator,
+                         testing::Values(vm::Accelerator::tcg,
+                                         vm::Accelerator::kvm),
+                         [](const auto& accelerator) {
+                             return accelerator.param == vm::Accelerator::kvm
+                                        ? "kvm"
+                                        : "tcg";
+                         });
+
+TEST_P(OnAccelerator, EveryOptionIsDescribed)
+{
+    const std::vector<Case> setups = optionSetups(GetParam());
+    for (const Case& setup : setups)
+    {
+        expectDescribed(setup);
+    }
+    fmt::print("{} combinations of options\n", setups.size());
+    EXPECT_GE(setups.size(), 20U);
+}
+
+bool isKnown(const std::string& model)
+{
+    try
+    {
+        handover::CpuContract::forModel(model, handover::Accelerator::Tcg);
+        return true;
+    }
+    catch (const Error&)
+    {
+        return false;
+    }
+}
+
+/** Models that QEMU has and admission knows, each version once. */
+std::vector<std::string> knownModels(vm::ProductionVm& production)
+{
+    std::vector<std::string> out;
+    const Json all =
+        production.machine().qmp().execute("query-cpu-definitions");
+    for (const Json& model : all)
+    {
+        const std::string name = model.at("name");
+        if (isKnown(name) && !model.contains("alias-of"))
+        {
+            out.push_back(name);
+        }
+    }
+    return out;
+}
+
+bool starts(const Case& setup)
+{
+    try
+    {
+        start(setup);
+        return true;
+    }
+    catch (const Error&)
+    {
+        return false;
+    }
+}
+
+/** The models decide which registers there are, and so which subsections. An
+ * accelerator has not all features of all models; what is lacking is left out
+ * here, where a guest would be refused. Some hosts' KVM announces registers
+ * that it cannot set, and QEMU ends. */
+TEST_P(OnAccelerator, EveryCpuModelIsDescribed)
+{
+    Case setup = plain(GetParam());
+    const std::vector<std::string> models = knownModels(*start(setup));
+    for (const std::string_view base : handover::CpuContract::models())
+    {
+        EXPECT_TRUE(std::ranges::any_of(models,
+                                        [&](const std::string& name) {
+                                            return name == base ||
+                                                   name == std::string(base) +
+                                                               "-v1";
+                                        }))
+            << base << " is not a model of this QEMU";
+    }
+    setup.spec.vcpus = 1;
+    std::vector<std::string> lacking;
+    for (const std::string& model : models)
+    {
+        setup.name = model;
+        setup.arguments = {"-cpu", model};
+        if (GetParam() == vm::Accelerator::kvm && !starts(setup))
+        {
+            lacking.push_back(model);
+            continue;
+        }
+        expectDescribed(setup);
+    }
+    fmt::print("{} CPU models; this host does not start: {}\n", models.size(),
+               fmt::join(lacking, " "));
+    EXPECT_LT(lacking.size(), models.size());
+}
+
+/** A tap as libvirt makes one: frames have a virtio header, so the card has
+ * offloads. */
+UniqueFd tapWithHeader()
+{
+    UniqueFd fd = openFile("/dev/net/tun", O_RDWR | O_NONBLOCK);
+    ifreq request{};
+    std::strncpy(request.ifr_name, "schema0", IFNAMSIZ - 1);
+    request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if (::ioctl(fd.get(), TUNSETIFF, &request) != 0)
+    {
+        throwErrno("cannot make a tap");
+    }
+    return fd;
+}
+
+TEST(Schema, ACardWithAHostSideIsDescribed)
+{
+    vm::enterPrivateNetwork();
+    const UniqueFd withHeader = tapWithHeader();
+    const vm::Tap without("schema1", "192.0.2.1");
+    Case setup = plain();
+    setup.spec.nics = nics(2);
+    setup.taps = {withHeader.get(), without.fd()};
+    const Bytes state = start(setup)->saveState();
+    expectDescribed(setup.spec, state);
+    std::vector<std::uint64_t> headers;
+    for (const Section& section : parse(state))
+    {
+        const Record record = handover::parseSection(section);
+        if (record.has("has_vnet_hdr"))
+        {
+            headers.push_back(record.number("has_vnet_hdr"));
+        }
+    }
+    EXPECT_THAT(headers, testing::ElementsAre(1U, 0U));
+}
+
+// --- What no state after a reset has -----------------------------------------
+
+/** The record whose table has the subsection, in the section's groups. */
+Record* ownerOf(Record& record, std::string_view subsection)
+{
+    if (std::ranges::count(record.schema().subsections, subsection,
+                           &handover::Subsection::name) != 0)
+    {
+        return &record;
+    }
+    for (std::size_t i = 0; i < record.values().size(); i++)
+    {
+        auto* inner = std::get_if<std::vector<Record>>(&record.values()[i]);
+        if (inner != nullptr && record.schema().fields[i].name.empty())
+        {
+            if (Record* owner = ownerOf(inner->front(), subsection))
+            {
+                return owner;
+            }
+        }
+    }
+    return nullptr;
+}
+
+/** Admitted subsections of a table and of the groups in it. */
+std::vector<std::string_view> admittedIn(const Schema& schema)
+{
+    std::vector<std::string_view> out;
+    for (const handover::Subsection& sub : schema.subsections)
+    {
+        if (sub.schema != nullptr)
+        {
+            out.push_back(sub.name);
+        }
+    }
+    for (const handover::Field& field : schema.fields)
+    {
+        if (field.encoding == Encoding::Struct && field.name.empty())
+        {
+            const auto inner = admittedIn(*field.structure);
+            out.insert(out.end(), inner.begin(), inner.end());
+        }
+    }
+    return out;
+}
+
+/** Puts another number into each field, so that a field that QEMU reads at
+ * another place or in another width would come back changed. The low four bits
+ * stay clear: those of int_ctl have to be in v_tpr as well. */
+class Filler
+{
+  public:
+    void fill(Record& record)
+    {
+        for (std::size_t i = 0; i < record.values().size(); i++)
+        {
+            std::visit(
+                [&](auto& value) { put(value, record.schema().fields[i]); },
+                record.values()[i]);
+        }
+    }
+
+  private:
+    std::uint64_t next(const handover::Field& field)
+    {
+        last_ += 0x1010'1010'1010'1010;
+        switch (field.encoding)
+        {
+        case Encoding::Bool:
+            return 1;
+        case Encoding::U8:
+            return last_ & 0x70;
+        case Encoding::U16:
+            return last_ & 0x7ff0;
+        case Encoding::U32:
+        case Encoding::I32:
+            return last_ & 0x7fff'fff0;
+        default:
+            return last_;
+        }
+    }
+
+    void put(std::monostate&, const handover::Field&) {}
+    void put(Bytes&, const handover::Field&) {}
+    void put(std::uint64_t& value, const handover::Field& field)
+    {
+        value = next(field);
+    }
+    void put(handover::Numbers& values, const handover::Field& field)
+    {
+        std::ranges::generate(values, [&] { return next(field); });
+    }
+    void put(handover::Rows& rows, const handover::Field&)
+    {
+        for (std::size_t row = 0; row < rows.size(); row++)
+        {
+            std::size_t column = 0;
+            for (const handover::Field& field : rows.row().fields)
+            {
+                for (std::size_t i = 0; i < field.count; i++)
+                {
+                    rows.at(row, column++) = next(field);
+                }
+            }
+        }
+    }
+    void put(std::vector<Record>& records, const handover::Field&)
+    {
+        for (Record& record : records)
+        {
+            fill(record);
+        }
+    }
+
+    std::uint64_t last_ = 0;
+};
+
+/** After a load: back to the trap. */
+void trapAgain(vm::ProductionVm& production)
+{
+    QmpClient& qmp = production.machine().qmp();
+    qmp.clearEvents();
+    qmp.execute("system_reset");
+    qmp.waitEvent("RESET", trapTime);
+    production.machine().resume();
+    production.waitTrap(trapTime);
+}
+
+/** Loads the machine's own state with one more subsection. QEMU's load command
+ * saves again and takes nothing that does not come out as it went in. */
+std::string loadWith(vm::ProductionVm& production,
+                     std::vector<Section> sections, std::size_t index,
+                     std::string_view name)
+{
+    changeSection(sections[index], [&](Record& record) {
+        Record& added = addSubsection(*ownerOf(record, name), name);
+        Filler().fill(added);
+    });
+    try
+    {
+        production.loadState(
+            handover::writeProductionStream(vm::productionMachine, sections));
+    }
+    catch (const QmpError& error)
+    {
+        return error.description();
+    }
+    const std::vector<Section> saved = parse(production.saveState());
+    trapAgain(production);
+    return saved[index].payload == sections[index].payload
+               ? ""
+               : "saved other bytes than it has loaded";
+}
+
+/** Those that this machine does not take with just any value. */
+const std::map<std::string_view, std::string_view> elsewhere = {
+    {"cpu/amd_tsc_scale_msr", "needs a CPU model with TSC scaling"},
+    {"cpu/msr_tsx_ctrl", "needs a CPU model that has the register"},
+    {"virtio/ringsize", "has to be the device's own; a guest's is below"},
+};
+
+TEST(Schema, EveryAdmittedSubsectionIsWhatQemuReads)
+{
+    const auto production = start(plain());
+    const std::vector<Section> sections = parse(production->saveState());
+    std::set<std::string_view> tried;
+    for (std::size_t i = 0; i < sections.size(); i++)
+    {
+        const Record record = handover::parseSection(sections[i]);
+        for (const std::string_view name : admittedIn(record.schema()))
+        {
+            if (record.subsection(name) != nullptr || tried.contains(name))
+            {
+                continue;
+            }
+            tried.insert(name);
+            const std::string refused =
+                loadWith(*production, sections, i, name);
+            EXPECT_EQ(refused.empty(), !elsewhere.contains(name))
+                << name << ": " << refused;
+        }
+    }
+    fmt::print("{} subsections\n", tried.size());
+    EXPECT_GE(tried.size(), 20U);
+}
+
+// --- What a guest has set ----------------------------------------------------
+
+constexpr std::uint32_t apicBase = 0xfee00000;
+constexpr std::uint32_t ioapicBase = 0xfec00000;
+constexpr std::uint32_t ringBase = 16U << 20; ///< memory that nobody uses
+constexpr std::uint32_t ringStep = 0x10000;
+constexpr std::uint32_t messageAddress = 0xfee01000;
+
+std::uint32_t bar(Payload& payload, unsigned slot, unsigned number)
+{
+    return readConfig(payload, slot, 0x10 + 4 * number, 4) & ~0xfU;
+}
+
+/** A driver of a virtio device that has one queue, and nothing to do: registers
+ * as in virtio 1.2, 4.1.4.3. */
+class QuietDriver
+{
+  public:
+    QuietDriver(Payload& payload, unsigned slot)
+        : payload_(payload), slot_(slot), registers_(bar(payload, slot, 4)),
+          rings_(ringBase + slot * ringStep)
+    {}
+
+    void start()
+    {
+        write(status, 1, 0);
+        write(status, 1, 3); // acknowledged, there is a driver
+        for (std::uint32_t half : {0U, 1U})
+        {
+            write(deviceFeatureSelect, 4, half);
+            features_.at(half) = payload_.peek(registers_ + deviceFeature, 4);
+            write(driverFeatureSelect, 4, half);
+            write(driverFeature, 4, features_.at(half));
+        }
+        write(status, 1, 0x0b); // features are final
+        setMessage();
+        setQueue();
+        write(status, 1, 0x0f); // goes
+    }
+
+    /** The device's section has what was written, where the table says. */
+    void expectIn(const Record& state) const
+    {
+        SCOPED_TRACE(fmt::format("slot {:#x}", slot_));
+        EXPECT_EQ(state.number("status"), 0x0fU);
+        EXPECT_EQ(state.number("guest_features"), features_[0]);
+        EXPECT_EQ(
+            state.subsection("virtio/64bit_features")->number("guest_features"),
+            std::uint64_t{features_[1]} << 32 | features_[0]);
+        EXPECT_EQ(state.number("config_vector"), 0U);
+        expectMessage(state.bytes("msix_table"));
+        expectQueue(state);
+        expectModern(state.subsection("virtio/extra_state")
+                         ->record("extra_state")
+                         .subsection("virtio_pci/modern_state"));
+    }
+
+  private:
+    enum Register : std::uint32_t
+    {
+        deviceFeatureSelect = 0x00,
+        deviceFeature = 0x04,
+        driverFeatureSelect = 0x08,
+        driverFeature = 0x0c,
+        configVector = 0x10,
+        status = 0x14,
+        queueSelect = 0x16,
+        queueSize = 0x18,
+        queueVector = 0x1a,
+        queueEnable = 0x1c,
+        queueDescriptors = 0x20,
+        queueDriver = 0x28,
+        queueDevice = 0x30,
+    };
+    static constexpr std::uint32_t size_ = 64;
+    static constexpr std::uint32_t vector_ = 1;
+
+    void write(std::uint32_t at, unsigned width, std::uint32_t value)
+    {
+        payload_.poke(registers_ + at, width, value);
+    }
+
+    void setMessage()
+    {
+        Bytes config;
+        for (unsigned at = 0; at < handover::tables::pciConfigSize; at++)
+        {
+            config.push_back(
+                static_cast<std::uint8_t>(readConfig(payload_, slot_, at, 1)));
+        }
+        const auto msix = handover::tables::msixCapability(config);
+        ASSERT_GT(msix.entries, vector_);
+        writeConfig(payload_, slot_, msix.offset + 2, 2, 0x8000);
+        const std::uint32_t entry =
+            bar(payload_, slot_, 1) + vector_ * handover::tables::msixEntrySize;
+        payload_.poke(entry, 4, messageAddress);
+        payload_.poke(entry + 4, 4, 0);
+        payload_.poke(entry + 8, 4, message());
+        payload_.poke(entry + 12, 4, 0);
+        write(configVector, 2, 0);
+    }
+
+    void setQueue()
+    {
+        write(queueSelect, 2, 0);
+        write(queueSize, 2, size_);
+        write(queueVector, 2, vector_);
+        write(queueDescriptors, 4, rings_);
+        write(queueDriver, 4, rings_ + 0x1000);
+        write(queueDevice, 4, rings_ + 0x2000);
+        for (std::uint32_t at : {queueDescriptors, queueDriver, queueDevice})
+        {
+            write(at + 4, 4, 0);
+        }
+        write(queueEnable, 2, 1);
+    }
+
+    std::uint32_t message() const { return 0x4000 + slot_; }
+
+    void expectMessage(ByteView table) const
+    {
+        Bytes expected;
+        for (std::uint32_t word : {messageAddress, 0U, message(), 0U})
+        {
+            for (unsigned i = 0; i < 4; i++)
+            {
+                expected.push_back(static_cast<std::uint8_t>(word >> 8 * i));
+            }
+        }
+        const ByteView entry = table.subspan(
+            vector_ * handover::tables::msixEntrySize, expected.size());
+        EXPECT_TRUE(std::ranges::equal(entry, expected));
+    }
+
+    void expectQueue(const Record& state) const
+    {
+        const handover::Rows& queue = state.rows("vq");
+        EXPECT_EQ(queue.at(0, "vring.num"), size_);
+        EXPECT_EQ(queue.at(0, "vring.desc"), rings_);
+        EXPECT_EQ(queue.at(0, "last_avail_idx"), 0U);
+        EXPECT_EQ(queue.at(0, "vector"), vector_);
+        const handover::Rows& rings =
+            state.subsection("virtio/virtqueues")->rows("vq");
+        EXPECT_EQ(rings.at(0, "vring.avail"), rings_ + 0x1000);
+        EXPECT_EQ(rings.at(0, "vring.used"), rings_ + 0x2000);
+        // Smaller than the device's own: so there is a subsection that says
+        // what that is.
+        const Record* sizes = state.subsection("virtio/ringsize");
+        ASSERT_NE(sizes, nullptr);
+        EXPECT_GT(sizes->rows("vq").at(0, "vring.num_default"), size_);
+    }
+
+    void expectModern(const Record* state) const
+    {
+        ASSERT_NE(state, nullptr);
+        EXPECT_EQ(state->number("dfselect"), 1U);
+        EXPECT_EQ(state->number("gfselect"), 1U);
+        EXPECT_THAT(state->numbers("guest_features"),
+                    testing::ElementsAreArray(features_));
+        const handover::Rows& queue = state->rows("vqs");
+        EXPECT_EQ(queue.at(0, "num"), size_);
+        EXPECT_EQ(queue.at(0, "enabled"), 1U);
+        EXPECT_EQ(queue.at(0, queue.column("desc", 0)), rings_);
+        EXPECT_EQ(queue.at(0, queue.column("avail", 0)), rings_ + 0x1000);
+        EXPECT_EQ(queue.at(0, queue.column("used", 0)), rings_ + 0x2000);
+        EXPECT_EQ(queue.at(0, queue.column("used", 1)), 0U);
+    }
+
+    Payload& payload_;
+    unsigned slot_;
+    std::uint32_t registers_;
+    std::uint32_t rings_;
+    std::array<std::uint32_t, 2> features_{};
+};
+
+Record stateOf(std::vector<Section>& sections, const std::string& name)
+{
+    return handover::parseSection(findSection(sections, name));
+}
+
+/** Interrupt controllers, PM block and the host bridge's address register. */
+void setPlatform(Payload& payload)
+{
+    payload.poke(apicBase + 0x80, 4, 0x20);        // task priority
+    payload.poke(apicBase + 0xd0, 4, 0x2000000);   // logical destination
+    payload.poke(apicBase + 0xf0, 4, 0x1ef);       // spurious vector, enabled
+    payload.poke(apicBase + 0x320, 4, 0x10031);    // timer, masked
+    payload.poke(apicBase + 0x360, 4, 0x10400);    // LINT1: NMI, masked
+    payload.poke(apicBase + 0x3e0, 4, 3);          // timer: divide by 16
+    payload.poke(ioapicBase, 4, 0x10 + 2 * 5);     // pin 5
+    payload.poke(ioapicBase + 0x10, 4, 0x10055);   // masked
+    payload.out(0x602, 2, 0x100);                  // PM: power button
+    payload.out(0xcf8, 4, configAddress(5, 0x14)); // nothing is there
+}
+
+void expectPlatform(std::vector<Section>& sections)
+{
+    const Record apic = stateOf(sections, "apic");
+    EXPECT_EQ(apic.number("tpr"), 0x20U);
+    EXPECT_EQ(apic.number("log_dest"), 2U);
+    EXPECT_EQ(apic.number("spurious_vec"), 0x1efU);
+    EXPECT_EQ(apic.numbers("lvt").at(0), 0x10031U);
+    EXPECT_EQ(apic.numbers("lvt").at(4), 0x10400U);
+    EXPECT_EQ(apic.number("divide_conf"), 3U);
+    const Record ioapic = stateOf(sections, "ioapic");
+    EXPECT_EQ(ioapic.number("ioregsel"), 0x1aU);
+    EXPECT_EQ(ioapic.numbers("ioredtbl").at(5), 0x10055U);
+    EXPECT_EQ(stateOf(sections, "airlock-pm").number("pm1_en"), 0x100U);
+    EXPECT_EQ(stateOf(sections, "PCIHost").number("config_reg"),
+              configAddress(5, 0x14));
+}
+
+TEST(Schema, AGuestFindsItsValuesUnderTheirNames)
+{
+    PayloadGuest guest({.vcpus = 2});
+    guest.start();
+    Payload payload = guest.payload();
+    const std::map<std::string, unsigned> slots = {
+        {"virtio-console", vm::consoleSlot},
+        {"virtio-rng", vm::rngSlot},
+        {"virtio-net", vm::firstNicSlot},
+        {"virtio-blk", vm::firstDiskSlot}};
+    std::map<std::string, QuietDriver> drivers;
+    for (const auto& [name, slot] : slots)
+    {
+        drivers.emplace(name, QuietDriver(payload, slot)).first->second.start();
+    }
+    setPlatform(payload);
+
+    const Bytes state = guest.stopAndSave();
+    expectDescribed(guest.production().spec(), state);
+    std::vector<Section> sections = parse(state);
+    for (const auto& [name, driver] : drivers)
+    {
+        driver.expectIn(stateOf(sections, name));
+    }
+    expectPlatform(sections);
+    const Record net = stateOf(sections, "virtio-net");
+    EXPECT_EQ(net.bytes("mac"), (Bytes{0x52, 0x54, 0, 0xa1, 0x0c, 0x07}));
+    EXPECT_TRUE(net.has("curr_guest_offloads"));
+}
+
+// --- Pinned to the source ----------------------------------------------------
+
+std::filesystem::path reviewedFile()
+{
+    return AIRLOCK_REVIEWED;
+}
+
+std::string qemuVersion(const std::filesystem::path& source)
+{
+    const Bytes bytes = readFile(source / "VERSION", 100);
+    const std::string text(bytes.begin(), bytes.end());
+    return text.substr(0, text.find('\n'));
+}
+
+void writeReviewed(const StateSources& built,
+                   const std::filesystem::path& source)
+{
+    writeFileAtomic(
+        reviewedFile(),
+        std::string_view(
+            "# What the tables in this folder were held against: of QEMU " +
+            qemuVersion(source) +
+            " with our\n"
+            "# patches and files, every definition that decides which bytes a "
+            "device saves.\n"
+            "# Written and compared by tools/check --suite schema; see "
+            "docs/HACKING-qemu.md.\n" +
+            formatStateSources(built)));
+}
+
+/** Which bytes a build saves is decided by its source, and a test of options
+ * and values can always miss one. So whoever changes a definition that has to
+ * do with state, by a new QEMU or by a patch, has to hold the tables against
+ * it. Definitions and not the binary's digest: that one changes with every
+ * compiler. Not -dump-vmstate either, which lacks the CPU, the APIC, the timer
+ * and the PCI bus, and all that virtio devices write by hand. */
+TEST(Schema, TablesWereReviewed)
+{
+    const std::filesystem::path qemu = vm::defaultBuildDirectory() / "qemu";
+    const StateSources built =
+        stateSourcesOf(qemu / "production", qemu / "src");
+    ASSERT_GE(built.size(), 100U);
+    if (std::getenv("AIRLOCK_SCHEMA_REVIEWED") != nullptr)
+    {
+        writeReviewed(built, qemu / "src");
+        return;
+    }
+    const Bytes text = readFile(reviewedFile(), 1U << 20);
+    const auto changes = difference(
+        parseStateSources(std::string(text.begin(), text.end())), built);
+    EXPECT_THAT(changes, IsEmpty())
+        << "These definitions in " << (qemu / "src").string()
+        << " are not the ones that the schema tables were held against:\n  "
+        << fmt::format("{}", fmt::join(changes, "\n  "))
+        << "\nCompare them with devmodel/handover/schema_tables (and with the "
+           "rules of devmodel/handover/admit*.cpp), change the tables, and "
+           "when they are right:\n"
+           "  AIRLOCK_SCHEMA_REVIEWED=1 tools/check --suite schema\n"
+           "which writes "
+        << reviewedFile().string() << ".";
+}
+
+} // namespace
+} // namespace airlock::test
