@@ -55,9 +55,9 @@ class CloudJob
         UniqueFd fd = openFile(files_.spec().disks[0].image, O_RDONLY);
         handover::FileImage image(fd.get(), request_.disks[0].bytes);
         Clock::time_point start = Clock::now();
-        handover::MemoryResult sent = client.uploadDisk(id, 0, image);
+        handover::MemoryFigures sent = client.uploadDisk(id, 0, image);
         double time = secondsSince(start);
-        double mib = static_cast<double>(sent.figures.bytes()) / (1U << 20);
+        double mib = static_cast<double>(sent.bytes()) / (1U << 20);
         std::printf("upload: %.0f MiB in %.2f s, %.0f MiB/s\n", mib, time,
                     mib / time);
         client.seal(id);
