@@ -89,7 +89,11 @@ machine::EnrolmentRequest requestOf(const Options& options)
     // What clean mode could not read is better found here.
     const machine::Site site =
         machine::Site::parse(textOf(options.config), options.config.string());
-    return {options.name, addressRootOf(options.addressRoot), site.toJson()};
+    machine::EnrolmentRequest out;
+    out.name = options.name;
+    out.addressRoot = addressRootOf(options.addressRoot);
+    out.site = site.toJson();
+    return out;
 }
 
 void create(const Options& options)
@@ -189,14 +193,8 @@ void approve(const Options& options)
     const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
     const machine::SealStore store(options.disk, layout.seal);
     machine::SealRecord record = store.read();
-    if (record.log.empty())
-    {
-        throw Refused(options.disk.string(),
-                      "has no measurements: start the machine from it once");
-    }
-    record.policies = {approveLog(policyKeyOf(options), record.log,
-                                  options.name, options.generation)};
-    record.request = requestOf(options);
+    approveEnrolment(record, policyKeyOf(options), requestOf(options),
+                     options.generation);
     store.write(record);
     fmt::print("{}: approved; the next start enrols the machine\n",
                options.disk.string());

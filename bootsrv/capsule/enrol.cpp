@@ -59,6 +59,23 @@ trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
         machine::cleanRef);
 }
 
+void approveEnrolment(machine::SealRecord& record, const trust::Key& siteKey,
+                      machine::EnrolmentRequest request,
+                      std::uint64_t generation)
+{
+    if (record.log.empty() || !record.target)
+    {
+        throw Refused("seal record",
+                      "has no measurements: start the machine from it once");
+    }
+    record.policies = {
+        approveLog(siteKey, record.log, request.name, generation)};
+    request.sign(siteKey, generation, *record.target);
+    record.request = std::move(request);
+    // What an enrolment before did not finish is none of this one's.
+    record.next.reset();
+}
+
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
                                   const std::filesystem::path& before,
                                   const std::filesystem::path& after,
@@ -84,9 +101,7 @@ void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
         throw Error("the capsule noted no measurements; it said: " +
                     measured.console);
     }
-    record.policies = {
-        approveLog(siteKey, record.log, request.name, generation)};
-    record.request = std::move(request);
+    approveEnrolment(record, siteKey, std::move(request), generation);
     store.write(record);
     const ModeEnd enrolled = capsule.run(options, false, bootTime);
     requireEnd(enrolled, "enrol");

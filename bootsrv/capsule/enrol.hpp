@@ -17,6 +17,13 @@ trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
                                const std::string& name,
                                std::uint64_t generation);
 
+/** The site asks the machine of this record, as it was when it noted it, to
+ * enrol: the policy for the state that its log shows, and the request, signed
+ * for its TPM. Refused when the record says nothing of the machine. */
+void approveEnrolment(machine::SealRecord& record, const trust::Key& siteKey,
+                      machine::EnrolmentRequest request,
+                      std::uint64_t generation);
+
 /** The site approves the state that the machine of this log will be in with
  * another clean image. */
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
