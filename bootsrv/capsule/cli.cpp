@@ -111,8 +111,10 @@ void create(const Options& options)
 void enroll(const Options& options)
 {
     Capsule capsule(options.directory);
-    enrollCapsule(capsule, options.supervisor.machine, policyKeyOf(options),
-                  requestOf(options), options.generation,
+    const trust::Key key = policyKeyOf(options);
+    enrollCapsule(capsule, options.supervisor.machine,
+                  {key, options.images.clean, options.generation},
+                  requestOf(options),
                   std::chrono::seconds(options.bootSeconds));
     fmt::print("{}: enrolled as {}\n", options.directory.string(),
                options.name);
@@ -193,8 +195,9 @@ void approve(const Options& options)
     const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
     const machine::SealStore store(options.disk, layout.seal);
     machine::SealRecord record = store.read();
-    approveEnrolment(record, policyKeyOf(options), requestOf(options),
-                     options.generation);
+    const trust::Key key = policyKeyOf(options);
+    approveEnrolment(record, {key, options.images.clean, options.generation},
+                     requestOf(options));
     store.write(record);
     fmt::print("{}: approved; the next start enrols the machine\n",
                options.disk.string());
@@ -231,6 +234,9 @@ void addRequest(CLI::App& app, Options& options)
         ->required();
     app.add_option("--config", options.config,
                    "What clean mode has to know (JSON)")
+        ->required();
+    app.add_option("--clean", options.images.clean,
+                   "Image of clean mode that the machine has to have measured")
         ->required();
 }
 

@@ -170,8 +170,9 @@ class Cycle : public testing::Test
             request.name = "boot1";
             request.addressRoot = trust::Secret(rig_.root().view());
             request.site = rig_.site.toJson();
-            capsule::enrollCapsule(*capsule_, options_, key, std::move(request),
-                                   1, bootTime);
+            capsule::enrollCapsule(*capsule_, options_,
+                                   {key, parts.images.clean, 1},
+                                   std::move(request), bootTime);
         });
     }
 

@@ -78,7 +78,7 @@ class ModesTest : public testing::Test
             fileText(site / "policy.key"), "policy.key"));
         capsule = std::make_unique<Capsule>(
             Capsule::create(home->path() / "one", parts()));
-        enrollCapsule(*capsule, {}, *siteKey, request("one"), 1, bootTime);
+        enrollCapsule(*capsule, {}, approval(), request("one"), bootTime);
     }
 
     static void TearDownTestSuite()
@@ -104,6 +104,8 @@ class ModesTest : public testing::Test
     {
         return Secret::from(sha256(Bytes{1, 2, 3}), "root");
     }
+
+    static Approval approval() { return {*siteKey, images() / "clean.efi", 1}; }
 
     static EnrolmentRequest request(const std::string& name)
     {
@@ -388,7 +390,7 @@ TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
     other.run({}, false, bootTime);
     const machine::SealStore store = sealStoreOf(other);
     machine::SealRecord record = store.read();
-    approveEnrolment(record, *siteKey, request("two"), 1);
+    approveEnrolment(record, approval(), request("two"));
     store.write(record);
 
     cutWhen(other, [](const machine::SealRecord& it) {
