@@ -356,7 +356,15 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
             copyFile(directory_ / pristineVariables, variables());
         }
     }
-    return RunningMode(directory_, options);
+    CapsuleOptions machine = options;
+    if (dirty)
+    {
+        // The switch has shut its port; without a card there is nothing that
+        // could send. What clean mode is sealed to is measured in a start with
+        // the card, and not changed by one without.
+        machine.tap.clear();
+    }
+    return RunningMode(directory_, std::move(machine));
 }
 
 ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
