@@ -45,6 +45,7 @@ struct Options
     std::uint64_t generation = 1;
     std::uint64_t stagingMiB = 8192;
     unsigned bootSeconds = 300;
+    unsigned cleanSeconds = 86400;
     unsigned dirtySeconds = 1800;
     bool retire = false;
     bool force = false;
@@ -144,6 +145,7 @@ void run(const Options& options)
     ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     Capsule capsule(options.directory);
     SupervisorOptions supervisor = options.supervisor;
+    supervisor.cleanLimit = std::chrono::seconds(options.cleanSeconds);
     supervisor.dirtyLimit = std::chrono::seconds(options.dirtySeconds);
     supervise(capsule, supervisor, signals);
 }
@@ -311,6 +313,11 @@ void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
     CLI::App& running = add(*capsule, "run", "Keep it at work", run, chosen);
     directory(running);
     addMachine(running, options);
+    running
+        .add_option("--clean-limit", options.cleanSeconds,
+                    "Seconds after which clean mode is started anew")
+        ->capture_default_str()
+        ->check(CLI::Range(60U, 1U << 30));
     running
         .add_option("--dirty-limit", options.dirtySeconds,
                     "Seconds that dirty mode may take")

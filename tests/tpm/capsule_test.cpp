@@ -1,11 +1,10 @@
 #include "bootsrv/capsule/supervisor.hpp"
 #include "common/file.hpp"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
+#include <csignal>
 #include <sstream>
 #include <thread>
 
@@ -102,6 +101,46 @@ TEST_F(CapsuleTest, DirtyModeHasNoNetworkCard)
     // Nor on a machine that keeps all else.
     options.keepAll = true;
     EXPECT_THAT(commandOf(true), Not(HasSubstr("tap7")));
+}
+
+TEST_F(CapsuleTest, GuestIsToldOfBrokenDisksAndNotStopped)
+{
+    // Both disks; the flash has no such thing.
+    std::istringstream words(commandOf(false));
+    int disks = 0;
+    for (std::string word; words >> word;)
+    {
+        if (word.starts_with("if=none"))
+        {
+            EXPECT_THAT(word, HasSubstr(",werror=report,rerror=report"));
+            disks++;
+        }
+    }
+    EXPECT_EQ(disks, 2);
+}
+
+TEST_F(CapsuleTest, CleanModeThatHangsIsStartedAnew)
+{
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, SIGUSR1);
+    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    SupervisorOptions supervisor;
+    supervisor.machine = options;
+    supervisor.cleanLimit = std::chrono::seconds(1);
+    supervisor.pause = std::chrono::seconds(0);
+    std::jthread thread([&] {
+        Capsule one = capsule();
+        supervise(one, supervisor, signals);
+    });
+    EXPECT_TRUE(waitForStarts(2));
+    ::pthread_kill(thread.native_handle(), SIGUSR1);
+    thread.join();
+    // It came back as what it was.
+    for (const std::string& command : started())
+    {
+        EXPECT_THAT(command, HasSubstr("tap7"));
+    }
 }
 
 } // namespace
