@@ -22,13 +22,21 @@ class SwitchCalls
 
     /** Whether the agent can be reached and says that our port is open. */
     bool isOpen();
+    /** Why it was not, the last time; "" when it was. */
+    const std::string& reason() const { return reason_; }
+    /** The same once, until it is another reason: for the log. */
+    std::string news();
     /** Has us cut off (step 604). True only for the agent's own answer to this
      * very question that it is done. */
     bool cut();
     void close() { http_.close(); }
 
   private:
+    bool shut(std::string why);
+
     http::Client http_;
+    std::string reason_;
+    std::string told_;
 };
 
 /** The boot host on its network: in each epoch with a new address, which opens
@@ -71,7 +79,8 @@ class Presence
     void show();
     void opened();
     void renew();
-    void away(const char* why);
+    bool confirmed();
+    void away(const std::string& why);
     std::uint64_t takeEpoch();
 
     Site site_;
