@@ -111,14 +111,13 @@ std::uint64_t Presence::takeEpoch()
 {
     std::uint64_t out = 0;
     std::uint64_t window = site_.switchTo->window;
-    kept_.change([&out, window](KeptRecord& record) {
-        Epochs& epochs = record.epochs;
-        std::uint64_t last = epochs.opened + window;
-        out = epochs.next > epochs.opened && epochs.next <= last
-                  ? epochs.next
-                  : epochs.opened + 1;
-        epochs.next = out + 1;
+    const std::uint64_t rounds = rounds_;
+    bool again = false;
+    kept_.change([&, window](KeptRecord& record) {
+        again = record.epochs.atEnd(window, rounds);
+        out = record.epochs.take(window, rounds);
     });
+    rounds_ += again ? 1 : 0;
     return out;
 }
 
@@ -170,6 +169,7 @@ void Presence::opened()
     kept_.change([this](KeptRecord& record) {
         record.epochs.opened = std::max(record.epochs.opened, epoch_);
     });
+    rounds_ = 0;
     state_ = State::open;
     nic_.announce(site_.network->address, port_->address());
     Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);

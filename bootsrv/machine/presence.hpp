@@ -44,8 +44,8 @@ class SwitchCalls
  *
  * An epoch is noted before its address is used. It counts as used up when its
  * lease was seen open; until then it may or may not have been, so the next one
- * is tried, but never one that is further ahead than the switch looks: after
- * the last one of the window it begins again.
+ * is tried, but none that is much further ahead than the switch looks: after
+ * the last one of the window it begins again, and goes one further then.
  *
  * Not shared between threads. */
 class Presence
@@ -91,6 +91,7 @@ class Presence
     SwitchCalls calls_;
     State state_ = State::away;
     std::uint64_t epoch_ = 0;
+    std::uint64_t rounds_ = 0; ///< through the window, in vain
     std::optional<PortClient> port_;
     std::optional<Deadline> giveUp_; ///< showing: then the next epoch
     std::optional<Deadline> renewal_;
