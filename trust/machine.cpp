@@ -68,6 +68,8 @@ void requireTrusted(const Machine& machine, const wire::Public& endorsement,
                                  trust.authorities);
 }
 
+} // namespace
+
 Json clockJson(const wire::ClockInfo& clock)
 {
     return {{"clock", clock.clock},
@@ -88,8 +90,6 @@ wire::ClockInfo clockFrom(const JsonField& field)
     out.safe = field.at("safe").boolean();
     return out;
 }
-
-} // namespace
 
 Json Machine::toJson() const
 {

@@ -71,6 +71,8 @@ class UnsealSession
  * Needs the owner's authorization. */
 void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob);
 void requirePinned(const Tpm& tpm, const SealedBlob& blob);
+/** What the TPM has noted: the digest of a blob; nothing when none was. */
+std::optional<Digest> pinned(const Tpm& tpm);
 
 /** A key for one purpose from a sealed root; all that a machine keeps secret
  * comes from one. */

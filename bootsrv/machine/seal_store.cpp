@@ -4,7 +4,6 @@
 #include "common/sha256.hpp"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,8 +20,6 @@ constexpr std::size_t maxText = SealStore::slotSize - headerSize;
 /** A longer log is left out: it only serves predictions. */
 constexpr std::size_t maxLog = 96U << 10;
 constexpr std::size_t maxPolicies = 64;
-constexpr std::size_t maxName = 64;
-constexpr std::size_t rootSize = 32;
 
 Bytes hexOf(const JsonField& field, std::size_t max)
 {
@@ -53,24 +50,6 @@ void putBlob(Json& to, const char* name,
     {
         to[name] = toHex(blob->marshal());
     }
-}
-
-EnrolmentRequest requestOf(const JsonField& field)
-{
-    field.onlyKeys({"name", "address_root", "site"});
-    Bytes root = hexOf(field.at("address_root"), rootSize);
-    if (root.size() != rootSize)
-    {
-        field.at("address_root").refuse("wants 32 bytes");
-    }
-    EnrolmentRequest out{
-        field.at("name").string(maxName), trust::Secret(ByteView(root)), {}};
-    OPENSSL_cleanse(root.data(), root.size());
-    if (auto site = field.find("site"))
-    {
-        out.site = site->json();
-    }
-    return out;
 }
 
 struct Slot
@@ -170,11 +149,13 @@ Json SealRecord::toJson() const
     {
         out["log"] = toHex(log);
     }
+    if (target)
+    {
+        out["target"] = toHex(*target);
+    }
     if (request)
     {
-        out["request"] = {{"name", request->name},
-                          {"address_root", toHex(request->addressRoot.view())},
-                          {"site", request->site}};
+        out["request"] = request->toJson();
     }
     return out;
 }
@@ -182,7 +163,7 @@ Json SealRecord::toJson() const
 SealRecord SealRecord::parse(const JsonField& field)
 {
     field.onlyKeys({"version", "policies", "blob", "next", "authorizations",
-                    "machine", "log", "request", "retire_old"});
+                    "machine", "log", "target", "request", "retire_old"});
     if (field.at("version").u64() != 1)
     {
         field.at("version").refuse("is not 1");
@@ -208,9 +189,17 @@ SealRecord SealRecord::parse(const JsonField& field)
     {
         out.log = hexOf(*log, maxLog);
     }
+    if (auto target = field.find("target"))
+    {
+        out.target = digestFromHex(target->string(2 * Digest{}.size()));
+        if (!out.target)
+        {
+            target->refuse("is no SHA-256 digest");
+        }
+    }
     if (auto request = field.find("request"))
     {
-        out.request = requestOf(*request);
+        out.request = EnrolmentRequest::parse(*request);
     }
     return out;
 }
