@@ -115,7 +115,7 @@ Machine Machine::parse(const JsonField& field)
 }
 
 Candidate::Candidate(Machine machine, const EndorsementTrust& trust)
-    : machine_(std::move(machine)), secret_(Secret::random(32))
+    : machine_(std::move(machine)), secret_(Secret::random())
 {
     const wire::Public endorsement =
         endorsementKey(machine_.endorsement, "endorsement key");
@@ -149,7 +149,7 @@ Candidate Candidate::parse(const JsonField& field)
     out.credential_ = Credential::parse(bytesAt("challenge"), "challenge");
     Bytes secret = bytesAt("secret");
     out.secret_ = Secret(ByteView(secret));
-    OPENSSL_cleanse(secret.data(), secret.size());
+    wipe(secret);
     return out;
 }
 

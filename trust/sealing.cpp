@@ -360,17 +360,4 @@ void requirePinned(const Tpm& tpm, const SealedBlob& blob)
     }
 }
 
-Secret derive(const Secret& root, std::string_view purpose,
-              std::uint64_t number)
-{
-    ByteWriter what;
-    what.reserve(64 + purpose.size());
-    wire::writeSized(what, viewOf("airlock key 1"));
-    wire::writeSized(what, viewOf(purpose));
-    what.be64(number);
-    Digest key = hmacSha256(root.view(), {what.data()});
-    WipeAtEnd wiped(key);
-    return Secret(key);
-}
-
 } // namespace airlock::trust

@@ -72,9 +72,4 @@ class UnsealSession
 void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob);
 void requirePinned(const Tpm& tpm, const SealedBlob& blob);
 
-/** A key for one purpose from a sealed root; all that a machine keeps secret
- * comes from one. */
-Secret derive(const Secret& root, std::string_view purpose,
-              std::uint64_t number = 0);
-
 } // namespace airlock::trust

@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
-#include <openssl/crypto.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -65,23 +64,22 @@ trust::Key policyKeyOf(const Options& options)
 
 /** 64 hexadecimal digits; made when the file is not there: the switch agent
  * reads it too. */
-trust::Secret addressRootOf(const fs::path& file)
+Secret addressRootOf(const fs::path& file)
 {
     if (!fs::exists(file))
     {
-        const trust::Secret fresh = trust::Secret::random(32);
+        const Secret fresh = Secret::random();
         writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
     }
     std::string text = textOf(file).substr(0, 64);
-    auto bytes = fromHex(text);
-    OPENSSL_cleanse(text.data(), text.size());
-    if (!bytes || bytes->size() != 32)
+    auto bytes = digestFromHex(text);
+    wipe(text);
+    if (!bytes)
     {
         throw Refused(file.string(), "is not 64 hexadecimal digits");
     }
-    trust::Secret out{ByteView(*bytes)};
-    OPENSSL_cleanse(bytes->data(), bytes->size());
-    return out;
+    const WipeAtEnd wiped(*bytes);
+    return Secret(*bytes);
 }
 
 machine::EnrolmentRequest requestOf(const Options& options)

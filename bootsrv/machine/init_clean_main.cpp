@@ -34,8 +34,8 @@ void work(machine::CleanParts& parts)
     machine::CleanSetup setup{
         parts.kept,
         parts.staging,
-        parts.identity.keptKey,
-        parts.identity.addressRoot,
+        std::move(parts.identity.keptKey),
+        std::move(parts.identity.addressRoot),
         anchor,
         parts.nic,
         machine::makeQuoteProver(parts.tpm, machine::sealedPcrs()),
@@ -47,8 +47,8 @@ void work(machine::CleanParts& parts)
 }
 
 /** The site's configuration is the first that is kept. */
-void enrol(const std::shared_ptr<machine::MachineTpm>& tpm,
-           const trust::Secret& owner, const machine::EnrolmentRequest& request,
+void enrol(const std::shared_ptr<machine::MachineTpm>& tpm, const Secret& owner,
+           const machine::EnrolmentRequest& request,
            const machine::SealedIdentity& identity)
 {
     const machine::Site site =

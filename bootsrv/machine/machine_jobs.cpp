@@ -116,8 +116,8 @@ struct MachineJobs::Data
 {
     Data(Blocks& staging, const KeptJob& job)
         : layout(Layout::of(job.request, staging.bytes())),
-          in(staging, layout.in, job.key, inArea),
-          out(staging, layout.out, job.key, outArea),
+          in(staging, layout.in, *job.key, inArea),
+          out(staging, layout.out, *job.key, outArea),
           newest(job.request.disks.size())
     {
         for (std::size_t i = 0; i < job.request.disks.size(); i++)
@@ -303,7 +303,7 @@ void MachineJobs::fail(const JobError& error)
     dropData();
     change(
         [&error](KeptJob& job) {
-            job.key = Secret::random();
+            job.key = std::make_shared<Secret>(Secret::random());
             job.status.state = JobState::failed;
             job.status.stage.clear();
             job.status.error = error;
@@ -728,7 +728,7 @@ bool MachineJobs::goDirty()
             it.ran = false;
         },
         KeptStore::Write::anchored);
-    writeHeader(staging_, job->key);
+    writeHeader(staging_, *job->key);
     return true;
 }
 

@@ -4,7 +4,6 @@
 #include "common/sha256.hpp"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,7 +21,6 @@ constexpr std::size_t maxText = SealStore::slotSize - headerSize;
 constexpr std::size_t maxLog = 96U << 10;
 constexpr std::size_t maxPolicies = 64;
 constexpr std::size_t maxName = 64;
-constexpr std::size_t rootSize = 32;
 
 Bytes hexOf(const JsonField& field, std::size_t max)
 {
@@ -58,14 +56,12 @@ void putBlob(Json& to, const char* name,
 EnrolmentRequest requestOf(const JsonField& field)
 {
     field.onlyKeys({"name", "address_root", "site"});
-    Bytes root = hexOf(field.at("address_root"), rootSize);
-    if (root.size() != rootSize)
-    {
-        field.at("address_root").refuse("wants 32 bytes");
-    }
-    EnrolmentRequest out{
-        field.at("name").string(maxName), trust::Secret(ByteView(root)), {}};
-    OPENSSL_cleanse(root.data(), root.size());
+    const JsonField rootField = field.at("address_root");
+    Bytes root = hexOf(rootField, Secret::keySize);
+    EnrolmentRequest out{field.at("name").string(maxName),
+                         Secret::key(root, rootField.path()),
+                         {}};
+    wipe(root);
     if (auto site = field.find("site"))
     {
         out.site = site->json();

@@ -14,8 +14,8 @@ namespace airlock::machine
  * the disk when it is done. */
 struct EnrolmentRequest
 {
-    std::string name;          ///< of the machine, for its certificate and logs
-    trust::Secret addressRoot; ///< 32 bytes; the switch has them too
+    std::string name;   ///< of the machine, for its certificate and logs
+    Secret addressRoot; ///< 32 bytes; the switch has them too
     /** Site configuration, for what clean mode keeps. */
     Json site;
 };

@@ -30,7 +30,7 @@ void onSignal(int)
 
 Secret secretAt(const JsonField& field)
 {
-    return Secret::from(fromHex(field.string()).value(), field.path());
+    return Secret::key(fromHex(field.string()).value(), field.path());
 }
 
 int clean(const JsonField& setup)

@@ -166,10 +166,10 @@ class Cycle : public testing::Test
         const trust::Key key = trust::privateKeyFromPem(
             fileText(site / "policy.key"), "policy.key");
         net_.boot().run([&] {
-            capsule::enrollCapsule(*capsule_, options_, key,
-                                   {"boot1", trust::Secret(rig_.root().view()),
-                                    rig_.site.toJson()},
-                                   1, bootTime);
+            capsule::enrollCapsule(
+                *capsule_, options_, key,
+                {"boot1", Secret(rig_.root().view()), rig_.site.toJson()}, 1,
+                bootTime);
         });
     }
 

@@ -78,10 +78,10 @@ class ModesTest : public testing::Test
             fileText(site / "policy.key"), "policy.key"));
         capsule = std::make_unique<Capsule>(
             Capsule::create(home->path() / "one", parts()));
-        enrollCapsule(*capsule, {}, *siteKey,
-                      EnrolmentRequest{
-                          "one", trust::Secret(addressRoot().view()), nullptr},
-                      1, bootTime);
+        enrollCapsule(
+            *capsule, {}, *siteKey,
+            EnrolmentRequest{"one", Secret(addressRoot().view()), nullptr}, 1,
+            bootTime);
     }
 
     static void TearDownTestSuite()
@@ -105,7 +105,7 @@ class ModesTest : public testing::Test
 
     static Secret addressRoot()
     {
-        return Secret::from(sha256(Bytes{1, 2, 3}), "root");
+        return Secret::key(sha256(Bytes{1, 2, 3}), "root");
     }
 
     /** What clean mode tells of its secrets, once they are known. */
@@ -372,7 +372,7 @@ TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
     ASSERT_FALSE(record.log.empty());
     record.policies = {approveLog(*siteKey, record.log, "two", 1)};
     record.request =
-        EnrolmentRequest{"two", trust::Secret(addressRoot().view()), nullptr};
+        EnrolmentRequest{"two", Secret(addressRoot().view()), nullptr};
     store.write(record);
 
     cutWhen(other, [](const machine::SealRecord& it) {

@@ -506,15 +506,5 @@ TEST_F(BusTest, ListenerWouldLearnAnAuthorizationFromAPassword)
     EXPECT_TRUE(contains(bus, values.owner.view()));
 }
 
-TEST(DeriveTest, EachPurposeHasItsOwnKey)
-{
-    const Secret root = Secret::random(32);
-    EXPECT_TRUE(derive(root, "mac", 1).equals(derive(root, "mac", 1).view()));
-    EXPECT_FALSE(derive(root, "mac", 1).equals(derive(root, "mac", 2).view()));
-    EXPECT_FALSE(derive(root, "mac", 1).equals(derive(root, "tls", 1).view()));
-    EXPECT_FALSE(derive(root, "mac", 1)
-                     .equals(derive(Secret::random(32), "mac", 1).view()));
-}
-
 } // namespace
 } // namespace airlock::trust

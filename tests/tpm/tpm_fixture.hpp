@@ -12,13 +12,13 @@ namespace airlock::test
 {
 
 /** A text as a secret. */
-inline trust::Secret secretOf(std::string_view text)
+inline Secret secretOf(std::string_view text)
 {
-    return trust::Secret(ByteView(
-        reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+    return Secret(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()),
+                           text.size()));
 }
 
-inline std::string textOf(const trust::Secret& secret)
+inline std::string textOf(const Secret& secret)
 {
     return {secret.view().begin(), secret.view().end()};
 }

@@ -458,7 +458,7 @@ TEST_F(MachineJobsTest, AResultIsTheSameAfterARestart)
     powerCycle();
     KeptJob job = life->kept.get().job.value();
     Layout layout = Layout::of(job.request, stagingBytes);
-    CryptArea out(life->staging, layout.out, job.key, outArea);
+    CryptArea out(life->staging, layout.out, *job.key, outArea);
     writeRecord(out, *layout.deltas.at(0), imageStream(diskBytes, 4, 0x54));
     jobs().collect();
     EXPECT_EQ(jobs().status("host1", id).error.value().code, "lost");
@@ -497,7 +497,7 @@ TEST_F(MachineJobsTest, OfAJobThatIsGoneNothingCanBeRead)
 {
     std::string id = finish();
     jobs().collect();
-    Secret jobKey = life->kept.get().job->key;
+    const SharedSecret jobKey = life->kept.get().job->key;
     Platter secret = stagingPlatter;
     jobs().remove("host1", id);
     powerCycle();
@@ -510,7 +510,7 @@ TEST_F(MachineJobsTest, OfAJobThatIsGoneNothingCanBeRead)
         CutBlocks blocks(one, keptBytes, power);
         std::uint64_t none = 0;
         KeptStore store(blocks, key, std::make_shared<CutAnchor>(none, power));
-        EXPECT_EQ(store.load().find(toHex(jobKey.view())), std::string::npos);
+        EXPECT_EQ(store.load().find(toHex(jobKey->view())), std::string::npos);
     }
     // And the sentinels were never there in clear.
     Bytes sentinel(64, 0x52);

@@ -104,7 +104,7 @@ class SwitchPort : public ::testing::Test
         Enrolment enrolment;
         enrolment.host = "host";
         enrolment.method = Method::mac;
-        enrolment.root = root;
+        enrolment.root = std::make_shared<Secret>(root.view());
         store.save("boot0", enrolment);
     }
 

@@ -3,7 +3,6 @@
 #include "trust/enroll.hpp"
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 
 #include <iterator>
 
@@ -50,7 +49,7 @@ Secret readSecret(const Options& options)
     }
     Bytes text = readFile(options.file, SealedBlob::maxSecret);
     Secret out{ByteView(text)};
-    OPENSSL_cleanse(text.data(), text.size());
+    wipe(text);
     return out;
 }
 

@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 
 namespace airlock::tpmtool
 {
@@ -36,7 +35,7 @@ Key readPrivateKey(const std::string& path)
 {
     Bytes bytes = readFile(path, maxText);
     const Secret pem{ByteView(bytes)};
-    OPENSSL_cleanse(bytes.data(), bytes.size());
+    wipe(bytes);
     return privateKeyFromPem(
         {reinterpret_cast<const char*>(pem.view().data()), pem.size()}, path);
 }

@@ -46,14 +46,14 @@ std::optional<Method> methodFrom(std::string_view word)
 
 Secret rootFrom(const JsonField& field)
 {
-    WipedText text(field.string(2 * Secret::size));
+    WipedText text(field.string(2 * Secret::keySize));
     Bytes bytes = fromHex(text.text).value_or(Bytes());
-    if (bytes.size() != Secret::size)
+    if (bytes.size() != Secret::keySize)
     {
         wipe(bytes);
         field.refuse("is not 64 hexadecimal digits");
     }
-    Secret root = Secret::from(bytes, field.path());
+    Secret root = Secret::key(bytes, field.path());
     wipe(bytes);
     return root;
 }
@@ -76,7 +76,7 @@ Enrolment parseEnrolment(const Json& json, std::string_view where)
     }
     if (auto root = top.find("root"))
     {
-        out.root = rootFrom(*root);
+        out.root = std::make_shared<Secret>(rootFrom(*root));
     }
     if (auto key = top.find("key"))
     {

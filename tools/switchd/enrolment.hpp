@@ -31,7 +31,7 @@ struct Enrolment
      * off over the network. */
     std::string host;
     Method method = Method::mac;
-    std::optional<Secret> root; ///< mac, mac96
+    SharedSecret root; ///< mac, mac96
     /** The last epoch whose addresses were used up. */
     std::uint64_t epoch = 0;
     std::string key;                   ///< quote: for makeVerifier()
