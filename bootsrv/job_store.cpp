@@ -58,8 +58,8 @@ std::string readBootId()
 {
     UniqueFd fd = openFile("/proc/sys/kernel/random/boot_id", O_RDONLY);
     Bytes text = readToEnd(fd.get(), 64, "boot id");
-    return plainText({reinterpret_cast<const char*>(text.data()),
-                      text.empty() ? 0 : text.size() - 1});
+    const std::string_view line = asText(text);
+    return plainText(line.substr(0, line.find('\n')));
 }
 
 /** Runs something that writes bulk data. */
@@ -274,19 +274,16 @@ void JobStore::recover()
 
 void JobStore::recoverJob(const fs::path& directory)
 {
-    auto text = [](const Bytes& bytes) {
-        return std::string(bytes.begin(), bytes.end());
-    };
     auto job = std::make_unique<Job>();
     job->directory = directory;
     Json head =
-        parseJson(text(readFile(directory / jobName, stateFileMax)), jobName);
+        parseJson(readTextFile(directory / jobName, stateFileMax), jobName);
     JsonField field(head, jobName);
     job->owner = field.at("owner").string();
     job->requestText = dumpJson(field.at("request").json());
     job->request = JobRequest::parse(job->requestText);
-    Json state = parseJson(text(readFile(directory / stateName, stateFileMax)),
-                           stateName);
+    Json state =
+        parseJson(readTextFile(directory / stateName, stateFileMax), stateName);
     JsonField saved(state, stateName);
     job->status = JobStatus::parse(saved.at("status"));
     job->since = saved.at("since").i64();

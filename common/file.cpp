@@ -25,11 +25,6 @@ struct stat statOf(int fd)
     return info;
 }
 
-ByteView asBytes(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 [[noreturn]] void refuseSize(std::string_view where, std::size_t max)
 {
     throw Refused(where, "is longer than the " + std::to_string(max) +
@@ -86,6 +81,11 @@ Bytes readFile(int fd, std::size_t max, std::string_view where)
 Bytes readFile(const std::filesystem::path& path, std::size_t max)
 {
     return readFile(openFile(path, O_RDONLY).get(), max, path.string());
+}
+
+std::string readTextFile(const std::filesystem::path& path, std::size_t max)
+{
+    return std::string(asText(readFile(path, max)));
 }
 
 Bytes readToEnd(int fd, std::size_t max, std::string_view where)

@@ -160,10 +160,9 @@ ExitStatus decode(int status)
     return {WEXITSTATUS(status), 0};
 }
 
-std::string asText(int fd, std::size_t max, const std::string& where)
+std::string outputIn(int fd, std::size_t max, const std::string& where)
 {
-    Bytes data = readFile(fd, max, where);
-    return std::string(data.begin(), data.end());
+    return std::string(asText(readFile(fd, max, where)));
 }
 
 } // namespace
@@ -301,8 +300,8 @@ ProcessOutput runProgram(const SpawnOptions& options, Milliseconds timeout,
         throw TimedOut(name + " did not end within " +
                        std::to_string(timeout.count()) + " ms");
     }
-    return {*status, asText(out.get(), maxOutput, name + ": output"),
-            asText(err.get(), maxOutput, name + ": error output")};
+    return {*status, outputIn(out.get(), maxOutput, name + ": output"),
+            outputIn(err.get(), maxOutput, name + ": error output")};
 }
 
 } // namespace airlock

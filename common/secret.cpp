@@ -80,6 +80,18 @@ Secret Secret::key(ByteView from, std::string_view where)
     return Secret(from);
 }
 
+Secret Secret::key(const JsonField& field)
+{
+    const WipedText text(field.string(2 * keySize));
+    auto digits = digestFromHex(text.text);
+    if (!digits)
+    {
+        field.refuse("is not 64 hexadecimal digits");
+    }
+    const WipeAtEnd wiped(*digits);
+    return Secret(*digits);
+}
+
 Secret Secret::join(std::initializer_list<const Secret*> parts,
                     std::size_t partSize)
 {

@@ -87,6 +87,9 @@ class Secret
     static Secret random(std::size_t size = keySize);
     /** From exactly keySize bytes; Refused naming `where` otherwise. */
     static Secret key(ByteView from, std::string_view where);
+    /** From its hexadecimal digits. Refused naming the field, and not what is
+     * in it. */
+    static Secret key(const JsonField& field);
     /** Several in one, to be sealed; each has to be of this size. */
     static Secret join(std::initializer_list<const Secret*> parts,
                        std::size_t partSize);

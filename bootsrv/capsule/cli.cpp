@@ -50,15 +50,9 @@ struct Options
     SupervisorOptions supervisor;
 };
 
-std::string textOf(const fs::path& file)
-{
-    const Bytes data = readFile(file, maxText);
-    return {data.begin(), data.end()};
-}
-
 trust::Key policyKeyOf(const Options& options)
 {
-    return trust::privateKeyFromPem(textOf(options.policyKey),
+    return trust::privateKeyFromPem(readTextFile(options.policyKey, maxText),
                                     options.policyKey.string());
 }
 
@@ -71,8 +65,8 @@ Secret addressRootOf(const fs::path& file)
         const Secret fresh = Secret::random();
         writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
     }
-    std::string text = textOf(file).substr(0, 64);
-    auto bytes = digestFromHex(text);
+    Bytes text = readFile(file, maxText);
+    auto bytes = digestFromHex(asText(text).substr(0, 64));
     wipe(text);
     if (!bytes)
     {
@@ -85,8 +79,8 @@ Secret addressRootOf(const fs::path& file)
 machine::EnrolmentRequest requestOf(const Options& options)
 {
     // What clean mode could not read is better found here.
-    const machine::Site site =
-        machine::Site::parse(textOf(options.config), options.config.string());
+    const machine::Site site = machine::Site::parse(
+        readTextFile(options.config, maxText), options.config.string());
     return {options.name, addressRootOf(options.addressRoot), site.toJson()};
 }
 
@@ -94,9 +88,9 @@ void create(const Options& options)
 {
     CapsuleParts parts;
     parts.images = options.images;
-    parts.keys = {textOf(options.site / "platform.crt"),
-                  textOf(options.site / "exchange.crt"),
-                  textOf(options.site / "images.crt")};
+    parts.keys = {readTextFile(options.site / "platform.crt", maxText),
+                  readTextFile(options.site / "exchange.crt", maxText),
+                  readTextFile(options.site / "images.crt", maxText)};
     parts.stagingSize = options.stagingMiB * mebibyte;
     Capsule::create(options.directory, parts);
     fmt::print("{}: made; enrol it next\n", options.directory.string());

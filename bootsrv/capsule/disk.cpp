@@ -107,9 +107,7 @@ void writeTable(const std::filesystem::path& disk, const DiskLayout& layout)
     addPart(table, layout.staging, layout.stagingSize, dataType,
             machine::stagingLabel, nullptr);
     UniqueFd script = createMemfd("table", 0);
-    writeAllAt(
-        script.get(),
-        {reinterpret_cast<const std::uint8_t*>(table.data()), table.size()}, 0);
+    writeAllAt(script.get(), asBytes(table), 0);
     runTool(
         {"sfdisk", "--quiet", "--wipe", "always", "--no-reread", disk.string()},
         script.get());

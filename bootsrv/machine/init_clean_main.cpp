@@ -21,9 +21,7 @@ std::optional<boot::QemuFacts> qemuFacts()
     {
         return std::nullopt;
     }
-    const Bytes text = readFile(qemuFile, 1U << 20);
-    const Json json =
-        parseJson(std::string(text.begin(), text.end()), qemuFile);
+    const Json json = parseJson(readTextFile(qemuFile, 1U << 20), qemuFile);
     return boot::QemuFacts::parse(JsonField(json, qemuFile));
 }
 

@@ -172,17 +172,12 @@ Json jobJson(const KeptJob& job)
 KeptJob parseJob(const JsonField& field)
 {
     field.onlyKeys({"owner", "request", "status", "since", "key", "ran"});
-    Bytes key =
-        fromHex(field.at("key").string(2 * Secret::keySize)).value_or(Bytes());
-    KeptJob out{
-        field.at("owner").string(maxName),
-        boot::JobRequest::parse(dumpJson(field.at("request").json())),
-        boot::JobStatus::parse(field.at("status")),
-        field.at("since").i64(),
-        std::make_shared<Secret>(Secret::key(key, "kept: key of the job")),
-        field.at("ran").boolean()};
-    wipe(key);
-    return out;
+    return {field.at("owner").string(maxName),
+            boot::JobRequest::parse(dumpJson(field.at("request").json())),
+            boot::JobStatus::parse(field.at("status")),
+            field.at("since").i64(),
+            std::make_shared<Secret>(Secret::key(field.at("key"))),
+            field.at("ran").boolean()};
 }
 
 } // namespace

@@ -20,11 +20,6 @@ constexpr std::size_t slotBytes =
 /** Numbers have room to grow. */
 constexpr std::uint64_t maxSequence = 1ULL << 62;
 
-ByteView asBytes(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 /** Magic, sequence and length: what is authenticated beside the text. */
 Bytes openPart(std::uint64_t sequence, std::size_t bytes)
 {

@@ -49,8 +49,7 @@ std::string printOf(const JobRequest& request)
 {
     constexpr std::size_t printBytes = 8;
     std::string text = dumpJson(request.toJson());
-    Digest digest = sha256(
-        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    Digest digest = sha256(asBytes(text));
     return toHex(ByteView(digest).first(printBytes));
 }
 
@@ -711,9 +710,7 @@ bool MachineJobs::goDirty()
         return false;
     }
     std::string text = dumpJson(job->request.toJson());
-    writeRecord(
-        data_->in, data_->layout.request,
-        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeRecord(data_->in, data_->layout.request, asBytes(text));
     // Of an earlier try.
     clearRecord(data_->out, data_->layout.result);
     staging_.sync();

@@ -22,16 +22,6 @@ constexpr std::size_t maxLog = 96U << 10;
 constexpr std::size_t maxPolicies = 64;
 constexpr std::size_t maxName = 64;
 
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto out = fromHex(field.string(2 * max));
-    if (!out)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *out;
-}
-
 std::optional<trust::SealedBlob> blobOf(const JsonField& record,
                                         const char* name)
 {
@@ -40,7 +30,7 @@ std::optional<trust::SealedBlob> blobOf(const JsonField& record,
     {
         return std::nullopt;
     }
-    return trust::SealedBlob::parse(hexOf(*field, trust::SealedBlob::maxSize),
+    return trust::SealedBlob::parse(field->hex(trust::SealedBlob::maxSize),
                                     name);
 }
 
@@ -56,12 +46,9 @@ void putBlob(Json& to, const char* name,
 EnrolmentRequest requestOf(const JsonField& field)
 {
     field.onlyKeys({"name", "address_root", "site"});
-    const JsonField rootField = field.at("address_root");
-    Bytes root = hexOf(rootField, Secret::keySize);
     EnrolmentRequest out{field.at("name").string(maxName),
-                         Secret::key(root, rootField.path()),
+                         Secret::key(field.at("address_root")),
                          {}};
-    wipe(root);
     if (auto site = field.find("site"))
     {
         out.site = site->json();
@@ -104,8 +91,7 @@ Slot readSlot(int fd, std::uint64_t offset)
 
 Bytes frame(std::uint64_t sequence, std::string_view text)
 {
-    ByteView view(reinterpret_cast<const std::uint8_t*>(text.data()),
-                  text.size());
+    const ByteView view = asBytes(text);
     ByteWriter out;
     out.text(magic);
     out.be64(sequence);
@@ -202,7 +188,7 @@ SealRecord SealRecord::parse(const JsonField& field)
     }
     if (auto log = field.find("log"))
     {
-        out.log = hexOf(*log, maxLog);
+        out.log = log->hex(maxLog);
     }
     if (auto request = field.find("request"))
     {

@@ -24,9 +24,7 @@ Secret authorizationOf(const Secret& keptKey)
 {
     constexpr std::string_view label = "airlock anchor v1";
     Secret out(Secret::keySize);
-    hkdf(keptKey,
-         {reinterpret_cast<const std::uint8_t*>(label.data()), label.size()},
-         out.bytes());
+    hkdf(keptKey, asBytes(label), out.bytes());
     return out;
 }
 

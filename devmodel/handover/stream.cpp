@@ -72,7 +72,7 @@ void readFooter(ByteReader& in, std::uint32_t frame, const SectionId& id)
 std::string readMachine(ByteReader& in)
 {
     std::uint32_t length = in.be32();
-    std::string name = asText(in.take(length));
+    std::string name(asText(in.take(length)));
     if (name.empty() || name.size() > kMaxIdstr || !isPrintable(name))
     {
         throw Refused(kConfiguration, "bad machine name " + printable(name));

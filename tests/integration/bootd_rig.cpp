@@ -56,8 +56,7 @@ BootdRig::BootdRig(const std::string& extra)
 
 std::string BootdRig::log() const
 {
-    Bytes text = readFile(directory_.path() / "log", logMax);
-    return {text.begin(), text.end()};
+    return readTextFile(directory_.path() / "log", logMax);
 }
 
 void BootdRig::start()

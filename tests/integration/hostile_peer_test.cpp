@@ -52,11 +52,6 @@ UniqueFd connectFrom(const char* source, std::uint16_t port)
     return fd;
 }
 
-ByteView viewOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 /** A TLS connection on which anything can be said. */
 class RawPeer
 {
@@ -71,7 +66,7 @@ class RawPeer
 
     void send(std::string_view text)
     {
-        stream_.send(viewOf(text), Deadline(answerTime));
+        stream_.send(asBytes(text), Deadline(answerTime));
     }
 
     /** All that the server says until it closes, or has said so much. */

@@ -320,8 +320,7 @@ class Pool : public ::testing::Test
             std::this_thread::sleep_for(step);
             if (std::filesystem::exists(directory.path() / "alerts"))
             {
-                Bytes bytes = readFile(directory.path() / "alerts", 1U << 20);
-                told.assign(bytes.begin(), bytes.end());
+                told = readTextFile(directory.path() / "alerts", 1U << 20);
             }
         }
         EXPECT_EQ(told, wanted);

@@ -112,8 +112,7 @@ void MachineRig::start(const char* mode)
 
 std::string MachineRig::log() const
 {
-    Bytes text = readFile(directory_.path() / "log", logMax);
-    return {text.begin(), text.end()};
+    return readTextFile(directory_.path() / "log", logMax);
 }
 
 void MachineRig::startClean()

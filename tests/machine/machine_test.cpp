@@ -181,10 +181,7 @@ std::string sendSmall(boot::Client& client, const boot::JobRequest& request)
 {
     std::string id = client.createJob(request).id;
     UniqueFd disk = createMemfd("disk", smallDisk);
-    writeAllAt(disk.get(),
-               {reinterpret_cast<const std::uint8_t*>(sentinel.data()),
-                sentinel.size()},
-               123456);
+    writeAllAt(disk.get(), asBytes(sentinel), 123456);
     handover::FileImage image(disk.get(), smallDisk);
     client.uploadDisk(id, 0, image);
     return id;

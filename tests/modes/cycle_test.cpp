@@ -44,8 +44,7 @@ std::filesystem::path images()
 
 std::string fileText(const std::filesystem::path& file)
 {
-    const Bytes data = readFile(file, 1U << 20);
-    return {data.begin(), data.end()};
+    return readTextFile(file, 1U << 20);
 }
 
 /** The capsule's end of the cable: what its tap sends comes out of eth0. */

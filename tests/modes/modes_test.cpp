@@ -43,8 +43,7 @@ std::filesystem::path images()
 
 std::string fileText(const std::filesystem::path& file)
 {
-    const Bytes data = readFile(file, 1U << 20);
-    return {data.begin(), data.end()};
+    return readTextFile(file, 1U << 20);
 }
 
 /** What the probe said last of this. */

@@ -68,8 +68,7 @@ void stayOnThisCpu()
 void writeText(const std::string& path, std::string_view text)
 {
     UniqueFd fd = openFile(path, O_WRONLY);
-    writeAll(fd.get(),
-             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeAll(fd.get(), asBytes(text));
 }
 
 } // namespace

@@ -72,8 +72,7 @@ class Switchd : public Switch
 
     std::string logText()
     {
-        Bytes bytes = readFile(rig.directory() / "log", 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(rig.directory() / "log", 1U << 20);
     }
 
     Json call(const std::string& method, Json parameters = Json::object())

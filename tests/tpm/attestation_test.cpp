@@ -455,8 +455,7 @@ class MeasuredLogTest : public test::TpmTest
         le32(out, type);
         le32(out, 1);
         le16(out, wire::algSha256);
-        out.bytes(sha256(ByteView(
-            reinterpret_cast<const std::uint8_t*>(data.data()), data.size())));
+        out.bytes(sha256(asBytes(data)));
         le32(out, static_cast<std::uint32_t>(data.size()));
         out.text(data);
     }

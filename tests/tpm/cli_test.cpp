@@ -60,8 +60,7 @@ class TpmCommand : public test::TpmTest
 
     static std::string textOf(const std::string& file)
     {
-        const Bytes bytes = readFile(file, 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(file, 1U << 20);
     }
 
     std::string good(std::vector<std::string> words)
@@ -232,8 +231,7 @@ TEST_F(TpmCommand, SealsForTheTpmOfTheEnrolmentOnly)
     good(plus(sealing("blob"), {"--state", path("state")}));
     EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
     const std::filesystem::path file = path("state/machine.json");
-    const Bytes text = readFile(file, 1U << 16);
-    Json machine = Json::parse(text.begin(), text.end());
+    Json machine = Json::parse(readTextFile(file, 1U << 16));
     machine["storage-name"] = "000b" + std::string(64, 'a');
     writeFileAtomic(file, dumpJson(machine));
     EXPECT_THAT(command(plus(sealing("blob"), {"--state", path("state")})).err,

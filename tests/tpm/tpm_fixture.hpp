@@ -14,8 +14,7 @@ namespace airlock::test
 /** A text as a secret. */
 inline Secret secretOf(std::string_view text)
 {
-    return Secret(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()),
-                           text.size()));
+    return Secret(asBytes(text));
 }
 
 inline std::string textOf(const Secret& secret)
@@ -74,8 +73,7 @@ class TpmTest : public testing::Test
         TPML_DIGEST_VALUES values{};
         values.count = 1;
         values.digests[0].hashAlg = TPM2_ALG_SHA256;
-        const Digest digest = sha256(ByteView(
-            reinterpret_cast<const std::uint8_t*>(what.data()), what.size()));
+        const Digest digest = sha256(asBytes(what));
         std::copy(digest.begin(), digest.end(),
                   values.digests[0].digest.sha256);
         trust::check(Esys_PCR_Extend(tpm->get(), ESYS_TR_PCR0 + pcr,

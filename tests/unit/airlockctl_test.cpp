@@ -58,8 +58,7 @@ class Ctl : public ::testing::Test
 
     std::string text(const std::string& name) const
     {
-        Bytes bytes = readFile(path(name), 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(path(name), 1U << 20);
     }
 
     static std::string sample(const std::string& name)
@@ -189,8 +188,8 @@ TEST_F(Ctl, AdoptAndRevertOfAFile)
     ASSERT_EQ(
         command({"adopt", "--file", adopted, "--revert", "-o", back}).code,
         kOk);
-    Bytes original = readFile(sample("debian-virt-install"), 1U << 20);
-    EXPECT_EQ(text("back.xml"), std::string(original.begin(), original.end()));
+    EXPECT_EQ(text("back.xml"),
+              readTextFile(sample("debian-virt-install"), 1U << 20));
     EXPECT_EQ(command({"adopt", "--file", back, "--revert"}).code, kRefused);
     EXPECT_EQ(command({"adopt", "--file", adopted, "-o", "-"}).out,
               text("adopted.xml"));
@@ -288,11 +287,9 @@ TEST_F(Ctl, CheckLooksAtTheTimeThatCertificatesHave)
     EXPECT_EQ(found["ok"], true);
     EXPECT_EQ(found["warning"], false);
     auto replace = [&](const pki::Validity& validity) {
-        Bytes crt = readFile(site + "/ca.crt", 1U << 20);
-        Bytes key = readFile(site + "/ca.key", 1U << 20);
         pki::Credential made =
-            pki::issue({std::string(crt.begin(), crt.end()),
-                        std::string(key.begin(), key.end())},
+            pki::issue({readTextFile(site + "/ca.crt", 1U << 20),
+                        readTextFile(site + "/ca.key", 1U << 20)},
                        {"prod1", tls::hostRole, {}}, validity);
         writeFileAtomic(site + "/prod1.crt", made.certificate);
         writeFileAtomic(site + "/prod1.key", made.key, 0600);

@@ -319,9 +319,7 @@ TEST_F(JobStoreTest, jobsFromBeforeTheMachineWasRestartedAreLost)
 {
     std::string id = queue();
     fs::path file = pathOf(id) / "state.json";
-    Bytes bytes = readFile(file, 1U << 20);
-    Json state = parseJson(
-        {reinterpret_cast<char*>(bytes.data()), bytes.size()}, "state");
+    Json state = parseJson(readTextFile(file, 1U << 20), "state");
     state["boot-id"] = "another";
     writeFileAtomic(file, dumpJson(state));
     open();

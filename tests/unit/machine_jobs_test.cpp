@@ -104,9 +104,7 @@ class PretendedBoot
 
     void leaveReport(const std::string& text)
     {
-        writeRecord(
-            out_, layout_.result,
-            {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+        writeRecord(out_, layout_.result, asBytes(text));
         out_.sync();
     }
 
@@ -116,8 +114,7 @@ class PretendedBoot
         CryptArea first(staging, Layout::firstArea(), key_, inArea);
         Slot slot = Layout::requestSlot();
         Bytes text = readRecord(first, slot, findRecord(first, slot).value());
-        return boot::JobRequest::parse(
-            {reinterpret_cast<const char*>(text.data()), text.size()});
+        return boot::JobRequest::parse(asText(text));
     }
 
     Secret key_;
@@ -222,8 +219,7 @@ class MachineJobsTest : public testing::Test
             return readAll(*jobs().result("host1", id, file, disk));
         };
         Bytes text = get(ResultFile::manifest);
-        handover::Manifest manifest = handover::Manifest::parse(
-            {reinterpret_cast<const char*>(text.data()), text.size()});
+        handover::Manifest manifest = handover::Manifest::parse(asText(text));
         EXPECT_NO_THROW(manifest.requireJob(request.job));
         EXPECT_EQ(manifest.deviceStateSha256, sha256(Bytes(5000, 0x51)));
         EXPECT_EQ(get(ResultFile::state), Bytes(5000, 0x51));

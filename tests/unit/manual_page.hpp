@@ -22,9 +22,8 @@ class ManualPage
   public:
     explicit ManualPage(const std::string& name)
     {
-        Bytes bytes =
-            readFile(std::filesystem::path(AIRLOCK_MANUAL) / name, 1U << 20);
-        std::istringstream input(std::string(bytes.begin(), bytes.end()));
+        std::istringstream input(readTextFile(
+            std::filesystem::path(AIRLOCK_MANUAL) / name, 1U << 20));
         for (std::string line; std::getline(input, line);)
         {
             lines_.push_back(line);

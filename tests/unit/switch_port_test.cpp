@@ -578,8 +578,7 @@ class SwitchCalls : public ::testing::Test
     try
     {
         auto exchange = handler({method, {"v1", what}, {who, "airlock-bootd"}});
-        exchange->receive(
-            {reinterpret_cast<const std::uint8_t*>(body.data()), body.size()});
+        exchange->receive(asBytes(body));
         return dumpJson(parseJson(exchange->finish().body, "answer"));
     }
     catch (const http::Problem& problem)

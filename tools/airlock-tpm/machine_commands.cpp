@@ -53,17 +53,6 @@ Secret readSecret(const Options& options)
     return out;
 }
 
-Bytes hexOf(const std::string& text, const char* what)
-{
-    auto out = fromHex(text);
-    if (!out)
-    {
-        throw Error(std::string(what) +
-                    " is not hexadecimal: " + printable(text));
-    }
-    return *out;
-}
-
 } // namespace
 
 Result enroll(const Options& options)

@@ -44,20 +44,6 @@ std::optional<Method> methodFrom(std::string_view word)
     return std::nullopt;
 }
 
-Secret rootFrom(const JsonField& field)
-{
-    WipedText text(field.string(2 * Secret::keySize));
-    Bytes bytes = fromHex(text.text).value_or(Bytes());
-    if (bytes.size() != Secret::keySize)
-    {
-        wipe(bytes);
-        field.refuse("is not 64 hexadecimal digits");
-    }
-    Secret root = Secret::key(bytes, field.path());
-    wipe(bytes);
-    return root;
-}
-
 Enrolment parseEnrolment(const Json& json, std::string_view where)
 {
     JsonField top(json, where);
@@ -76,7 +62,7 @@ Enrolment parseEnrolment(const Json& json, std::string_view where)
     }
     if (auto root = top.find("root"))
     {
-        out.root = std::make_shared<Secret>(rootFrom(*root));
+        out.root = std::make_shared<Secret>(Secret::key(*root));
     }
     if (auto key = top.find("key"))
     {

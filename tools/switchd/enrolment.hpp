@@ -38,10 +38,6 @@ struct Enrolment
     std::optional<MacAddress> address; ///< quote: the only one; or any
 };
 
-/** A root as 64 hexadecimal digits. Refused naming the field, and not what is
- * in it. */
-Secret rootFrom(const JsonField& field);
-
 /** Throws Refused naming `where`. */
 Enrolment parseEnrolment(const Json& json, std::string_view where);
 

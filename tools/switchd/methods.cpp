@@ -36,7 +36,7 @@ std::string portIn(const JsonField& parameters)
 Secret rootIn(const JsonField& parameters)
 {
     auto field = parameters.find("root");
-    return field ? rootFrom(*field) : Secret::random();
+    return field ? Secret::key(*field) : Secret::random();
 }
 
 /** The state of the port; with the root, for the boot host, if it was made
