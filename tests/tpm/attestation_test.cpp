@@ -38,7 +38,7 @@ class QuoteTest : public test::TpmTest
 
     std::string refusal(const Quote& given, const QuoteExpectation& expected)
     {
-        return errorOf([&] { verifyQuote(*key, given, expected); });
+        return errorOf<Error>([&] { verifyQuote(*key, given, expected); });
     }
 
     Machine machine;
@@ -286,23 +286,23 @@ TEST_F(CredentialTest, UnknownEndorsementKeyIsRefused)
 {
     Machine machine = enrollAs(EndorsementType::rsa2048);
     test::Swtpm stranger(test::Swtpm::Certificate::issued);
-    EXPECT_THAT(errorOf([&] {
+    EXPECT_THAT(errorOf<Error>([&] {
                     Candidate(machine, {stranger.authorities(), {}});
                 }),
                 HasSubstr("not of a known authority"));
-    EXPECT_THAT(errorOf([&] { Candidate(machine, EndorsementTrust{}); }),
+    EXPECT_THAT(errorOf<Error>([&] { Candidate(machine, EndorsementTrust{}); }),
                 HasSubstr("no authority to check"));
     // A good certificate, of another TPM.
     Tpm other(stranger.tcti());
     const Machine foreign =
         createKeys(other, EndorsementType::rsa2048, nullptr);
     machine.endorsementCertificate = foreign.endorsementCertificate;
-    EXPECT_THAT(errorOf([&] {
+    EXPECT_THAT(errorOf<Error>([&] {
                     Candidate(machine, {stranger.authorities(), {}});
                 }),
                 HasSubstr("is for another key"));
     machine.endorsementCertificate.clear();
-    EXPECT_THAT(errorOf([&] {
+    EXPECT_THAT(errorOf<Error>([&] {
                     Candidate(machine, {swtpm.authorities(), {}});
                 }),
                 HasSubstr("no certificate and is not on the list"));
@@ -337,7 +337,7 @@ TEST_F(CredentialTest, KeysOfTwoTpmsDoNotBelongTogether)
                      TpmError);
     }
     Inventory inventory;
-    EXPECT_THAT(errorOf([&] { inventory.enroll("host", candidate); }),
+    EXPECT_THAT(errorOf<Error>([&] { inventory.enroll("host", candidate); }),
                 HasSubstr("has not shown"));
 }
 
@@ -401,12 +401,12 @@ TEST_F(CredentialTest, InventoryKnowsMachinesForLife)
     Candidate thief(there, listed(there));
     thief.requireAnswer(
         activateCredential(other, thief.credential(), Secret()).view());
-    EXPECT_THAT(errorOf([&] { loaded.enroll("host", thief); }),
+    EXPECT_THAT(errorOf<Error>([&] { loaded.enroll("host", thief); }),
                 HasSubstr("is another TPM"));
-    EXPECT_THAT(errorOf([&] { loaded.enroll("host2", candidate); }),
+    EXPECT_THAT(errorOf<Error>([&] { loaded.enroll("host2", candidate); }),
                 HasSubstr("is enrolled as host"));
     loaded.remove("host");
-    EXPECT_THAT(errorOf([&] { loaded.verify("host", made, expected); }),
+    EXPECT_THAT(errorOf<Error>([&] { loaded.verify("host", made, expected); }),
                 HasSubstr("there is no \"host\""));
     loaded.enroll("host", thief);
 }

@@ -175,8 +175,8 @@ TEST_P(StrangerTest, KeysInOurPlacesAreRefused)
     swtpm.tool({"tpm2_evictcontrol", "-c", "p.ctx", GetParam()});
     swtpm.tool({"tpm2_flushcontext", "-t"});
     connect();
-    EXPECT_NE(errorOf([&] { enroll(); }), "");
-    EXPECT_NE(errorOf([&] { readMachine(*tpm); }), "");
+    EXPECT_NE(errorOf<Error>([&] { enroll(); }), "");
+    EXPECT_NE(errorOf<Error>([&] { readMachine(*tpm); }), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(EachPlace, StrangerTest,
@@ -259,7 +259,7 @@ TEST_F(FirstSealTest, CanBeRepeatedWhereverItWasCut)
     {
         std::filesystem::remove(path);
         writeFileAtomic(next, left);
-        EXPECT_THAT(errorOf([&] { loadPinned(*tpm, path); }), Not(""));
+        EXPECT_THAT(errorOf<Error>([&] { loadPinned(*tpm, path); }), Not(""));
         storePinned(*tpm, path, policy, Secret(), test::secretOf("kept"));
         EXPECT_EQ(test::textOf(unseal(*tpm, loadPinned(*tpm, path), policy.key,
                                       policy.policies)),
@@ -285,12 +285,12 @@ TEST_F(RotationTest, OldHalfAndMissingFilesAreRefused)
     std::filesystem::copy(path, swtpm.directory() / "old");
     storePinned(*tpm, path, policy, Secret(), test::secretOf("second"));
     std::filesystem::rename(swtpm.directory() / "old", path);
-    EXPECT_THAT(errorOf([&] { inForce(); }),
+    EXPECT_THAT(errorOf<Error>([&] { inForce(); }),
                 HasSubstr("mac is not the one that is in force"));
     writeFileAtomic(path, std::string_view("AIRLSEAL"));
     EXPECT_THROW(inForce(), Refused);
     std::filesystem::remove(path);
-    EXPECT_THAT(errorOf([&] { inForce(); }), HasSubstr("is missing"));
+    EXPECT_THAT(errorOf<Error>([&] { inForce(); }), HasSubstr("is missing"));
 }
 
 } // namespace

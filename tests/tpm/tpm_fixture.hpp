@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tests/tpm/swtpm.hpp"
+#include "tests/unit/error_of.hpp"
 #include "trust/sealing.hpp"
 
 #include <gmock/gmock.h>
@@ -20,21 +21,6 @@ inline Secret secretOf(std::string_view text)
 inline std::string textOf(const Secret& secret)
 {
     return {secret.view().begin(), secret.view().end()};
-}
-
-/** What a call throws, as text; "" when it does not. */
-template <typename Call>
-std::string errorOf(Call&& call)
-{
-    try
-    {
-        call();
-        return "";
-    }
-    catch (const Error& error)
-    {
-        return error.what();
-    }
 }
 
 /** A machine with a software TPM that is enrolled, and a site's policy key.

@@ -1,6 +1,7 @@
 #include "bootsrv/job_store.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
+#include "error_of.hpp"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -18,6 +19,7 @@ namespace
 {
 
 using http::Problem;
+using test::errorOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -491,15 +493,7 @@ TEST(JobRequest, refusesWhatCannotBeStarted)
     auto refused = [](const char* where, const Json& value) {
         Json document = request().toJson();
         document[Json::json_pointer(where)] = value;
-        try
-        {
-            JobRequest::parse(dumpJson(document));
-        }
-        catch (const Refused& error)
-        {
-            return std::string(error.what());
-        }
-        return std::string("accepted");
+        return errorOf([&] { JobRequest::parse(dumpJson(document)); });
     };
     EXPECT_THAT(refused("/job/vm", "x"), HasSubstr("job.vm"));
     EXPECT_THAT(refused("/job/nonce", "00"), HasSubstr("job.nonce"));

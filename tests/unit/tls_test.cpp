@@ -1,6 +1,7 @@
 #include "common/error.hpp"
 #include "common/http_client.hpp"
 #include "common/http_server.hpp"
+#include "error_of.hpp"
 #include "test_pki.hpp"
 
 #include <gmock/gmock.h>
@@ -15,6 +16,7 @@ namespace
 {
 
 using std::chrono::hours;
+using test::errorOf;
 using testing::AnyOf;
 using testing::HasSubstr;
 
@@ -47,15 +49,7 @@ class TlsTest : public testing::Test
         auto context =
             std::make_shared<Context>(identity, Context::Side::client);
         http::Client client({"127.0.0.1", server->port(), bootRole}, context);
-        try
-        {
-            client.call("GET", "/a");
-            return "";
-        }
-        catch (const Error& error)
-        {
-            return error.what();
-        }
+        return errorOf<Error>([&] { client.call("GET", "/a"); });
     }
 
     /** Waits for it: the peer may hear of its refusal first. */
@@ -115,15 +109,9 @@ TEST_F(TlsTest, expiredAndFutureCertificatesAreRefused)
     // Made before it expires, used afterwards: the file itself is checked too.
     auto expired = pki.identity("old", hostRole, pki.authority(),
                                 {hours(-48), hours(-24)});
-    try
-    {
-        Context(expired, Context::Side::client);
-        FAIL();
-    }
-    catch (const Error& error)
-    {
-        EXPECT_THAT(error.what(), HasSubstr("has expired"));
-    }
+    EXPECT_THAT(
+        errorOf<Error>([&] { Context(expired, Context::Side::client); }),
+        HasSubstr("has expired"));
     auto future =
         pki.identity("new", hostRole, pki.authority(), {hours(24), hours(48)});
     EXPECT_THAT(callWith(future), HasSubstr("it does not accept us: "));

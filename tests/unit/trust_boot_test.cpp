@@ -1,4 +1,5 @@
 #include "common/file.hpp"
+#include "error_of.hpp"
 #include "tests/unit/event_log_writer.hpp"
 #include "trust/policy.hpp"
 #include "trust/sealed_blob.hpp"
@@ -14,24 +15,11 @@ namespace airlock::trust
 namespace
 {
 
+using test::errorOf;
 using test::hashOf;
 using test::LogWriter;
 using test::Writer;
 using testing::HasSubstr;
-
-template <typename Call>
-std::string errorOf(Call&& call)
-{
-    try
-    {
-        call();
-        return "";
-    }
-    catch (const Refused& refused)
-    {
-        return refused.what();
-    }
-}
 
 TEST(EventLogTest, ReplaysEachPcr)
 {
