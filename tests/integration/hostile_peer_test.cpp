@@ -1,3 +1,4 @@
+#include "boot_jobs.hpp"
 #include "bootd_rig.hpp"
 #include "common/error.hpp"
 #include "common/tls.hpp"
@@ -114,7 +115,7 @@ class HostilePeer : public testing::Test
         good.uploadDisk(id, 0, image);
         good.seal(id);
         boot::JobStatus status =
-            rig.waitFinished(good, id, std::chrono::minutes(3));
+            waitFinished(good, id, std::chrono::minutes(3));
         EXPECT_EQ(status.state, JobState::done)
             << dumpJson(status.toJson()) << rig.log();
         good.fetchBundle(id, [this](const auto& manifest) {

@@ -1,3 +1,4 @@
+#include "boot_request.hpp"
 #include "bootsrv/job_store.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
@@ -27,30 +28,16 @@ constexpr std::uint64_t diskBytes = 4U << 20;
 
 JobRequest request(const std::string& tenant = "blue", std::size_t disks = 1)
 {
-    JobRequest out;
-    out.job =
-        handover::JobTicket::issue("9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 7);
-    out.guest.uuid = out.job.vm;
-    out.guest.memory = 64U << 20;
+    JobRequest out = test::smallRequest(diskBytes, tenant);
     out.guest.nics = {{"52:54:00:a1:0c:02"}};
-    out.disks.assign(disks, {diskBytes, false});
+    out.disks.resize(disks, out.disks.front());
     out.timeout = std::chrono::seconds(60);
-    out.tenant = tenant;
     return out;
 }
 
-/** An image of `bytes` bytes with one page of this value, as a stream. */
 Bytes image(std::uint8_t value, std::uint64_t bytes = diskBytes)
 {
-    UniqueFd fd = createMemfd("disk", bytes);
-    Bytes page(4096, value);
-    writeAllAt(fd.get(), page, 8192);
-    handover::FileImage source(fd.get(), bytes);
-    Bytes out;
-    handover::writeImageStream(source, [&out](ByteView data) {
-        out.insert(out.end(), data.begin(), data.end());
-    });
-    return out;
+    return test::imageStream(bytes, 2, value);
 }
 
 std::string codeOf(const std::function<void()>& call)

@@ -1,3 +1,4 @@
+#include "boot_request.hpp"
 #include "bootsrv/machine/machine_jobs.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
@@ -19,6 +20,7 @@ using boot::JobState;
 using boot::ResultFile;
 using test::CutAnchor;
 using test::CutBlocks;
+using test::imageStream;
 using test::Platter;
 using test::Power;
 using test::PowerCut;
@@ -31,32 +33,12 @@ constexpr std::uint64_t stagingBytes = 256 * mib;
 constexpr std::uint64_t diskBytes = mib;
 constexpr std::uint64_t memoryBytes = 16 * mib;
 
-boot::JobRequest smallRequest()
+/** With a disk that is read only. */
+boot::JobRequest twoDisks()
 {
-    boot::JobRequest out;
-    out.job =
-        handover::JobTicket::issue("9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 1);
-    out.guest.name = "test";
-    out.guest.uuid = out.job.vm;
-    out.guest.vcpus = 1;
+    boot::JobRequest out = test::smallRequest(diskBytes);
     out.guest.memory = memoryBytes;
-    out.disks = {{diskBytes, false}, {diskBytes, true}};
-    out.policy = "after:1";
-    out.timeout = std::chrono::seconds(120);
-    out.tenant = "blue";
-    return out;
-}
-
-/** An image with one page of data, as a stream. */
-Bytes imageStream(std::uint64_t bytes, std::uint64_t page, std::uint8_t fill)
-{
-    UniqueFd fd = createMemfd("image", bytes);
-    writeAllAt(fd.get(), Bytes(4096, fill), page * 4096);
-    handover::FileImage image(fd.get(), bytes);
-    Bytes out;
-    handover::writeImageStream(image, [&out](ByteView data) {
-        out.insert(out.end(), data.begin(), data.end());
-    });
+    out.disks.push_back({diskBytes, true});
     return out;
 }
 
@@ -240,7 +222,7 @@ class MachineJobsTest : public testing::Test
     Secret key = Secret::random();
     Power endless;
     std::optional<Life> life;
-    boot::JobRequest request = smallRequest();
+    boot::JobRequest request = twoDisks();
 };
 
 TEST_F(MachineJobsTest, AJobFromBeginningToEnd)
@@ -298,7 +280,7 @@ TEST_F(MachineJobsTest, OneJobAtATimeAndOnlyItsOwners)
 {
     powerCycle();
     std::string id = jobs().create("host1", request).status.id;
-    boot::JobRequest other = smallRequest();
+    boot::JobRequest other = twoDisks();
     EXPECT_EQ(codeOf([&] { jobs().create("host1", other); }),
               "429 too-many-jobs");
     EXPECT_EQ(codeOf([&] { jobs().create("host2", request); }),
@@ -313,10 +295,10 @@ TEST_F(MachineJobsTest, OneJobAtATimeAndOnlyItsOwners)
 TEST_F(MachineJobsTest, WhatDoesNotFitIsRefused)
 {
     powerCycle();
-    boot::JobRequest large = smallRequest();
+    boot::JobRequest large = twoDisks();
     large.disks[0].bytes = 200 * mib;
     EXPECT_EQ(codeOf([&] { jobs().create("host1", large); }), "413 too-large");
-    boot::JobRequest slow = smallRequest();
+    boot::JobRequest slow = twoDisks();
     slow.timeout = std::chrono::seconds(86400);
     EXPECT_EQ(codeOf([&] { jobs().create("host1", slow); }),
               "refused job request: timeout-seconds");
@@ -348,7 +330,7 @@ TEST_F(MachineJobsTest, AFailedJobSaysWhyAndGivesWay)
 {
     for (const char* code : {"timeout", "boot-failed", "no-space", "internal"})
     {
-        request = smallRequest();
+        request = twoDisks();
         std::string id = finish(code);
         jobs().collect();
         boot::JobStatus status = jobs().status("host1", id);
@@ -364,7 +346,7 @@ TEST_F(MachineJobsTest, AFailedJobSaysWhyAndGivesWay)
 TEST_F(MachineJobsTest, ResultsAreHostileInput)
 {
     auto failure = [this](const std::function<void(PretendedBoot&)>& leave) {
-        request = smallRequest();
+        request = twoDisks();
         life.reset();
         powerCycle();
         if (auto old = life->kept.get().job)
@@ -698,7 +680,7 @@ TEST_F(MachineJobsPowerTest, APowerCutAtAnyWriteLosesNothingThatWasTold)
             keptPlatter = kept;
             number = anchor;
             stagingPlatter = {};
-            request = smallRequest();
+            request = twoDisks();
             ends[wholeWay(cut, seed)]++;
         }
     }

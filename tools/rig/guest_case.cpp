@@ -44,4 +44,10 @@ void preferVarTmp()
     ::setenv("TMPDIR", "/var/tmp", 0);
 }
 
+TempDirectory roomyDirectory(const std::string& prefix)
+{
+    preferVarTmp();
+    return TempDirectory(prefix);
+}
+
 } // namespace airlock::rig
