@@ -183,16 +183,16 @@ INSTANTIATE_TEST_SUITE_P(EachPlace, StrangerTest,
                          testing::Values("0x810a1001", "0x810a1002",
                                          "0x810a1003"));
 
-/** A secret that is replaced, with the power going at any time. */
-class RotationTest : public EnrolmentTest
+/** A secret that is sealed, with the power going at any time. Nothing is in
+ * force yet. */
+class FirstSealTest : public EnrolmentTest
 {
   protected:
-    RotationTest()
+    FirstSealTest()
     {
         enroll();
         boot("clean 1");
         policy.policies = {approve("clean 1")};
-        storePinned(*tpm, path, policy, Secret(), test::secretOf("first"));
     }
 
     std::string inForce()
@@ -201,9 +201,37 @@ class RotationTest : public EnrolmentTest
             unseal(*tpm, loadPinned(*tpm, path), policy.key, policy.policies));
     }
 
+    /** The TPM has noted it, its file has not its name yet. */
+    SealedBlob noted(std::string_view text)
+    {
+        SealedBlob blob = seal(*tpm, policyKey, "clean", test::secretOf(text));
+        writeBlob(next, blob);
+        pin(*tpm, Secret(), blob);
+        return blob;
+    }
+
+    /** Another one is begun, and the TPM does not note it: it refuses an
+     * authorization that is not set. */
+    void breakOff()
+    {
+        EXPECT_THROW(storePinned(*tpm, path, policy, values.owner,
+                                 test::secretOf("another")),
+                     TpmError);
+    }
+
     std::filesystem::path path = swtpm.directory() / "mac";
     std::filesystem::path next = swtpm.directory() / "mac.next";
     PolicySet policy{policyKey, "clean", {}};
+};
+
+/** The same with one that is replaced. */
+class RotationTest : public FirstSealTest
+{
+  protected:
+    RotationTest()
+    {
+        storePinned(*tpm, path, policy, Secret(), test::secretOf("first"));
+    }
 };
 
 TEST_F(RotationTest, OneIsInForceAtEachMoment)
@@ -223,32 +251,10 @@ TEST_F(RotationTest, OneIsInForceAtEachMoment)
 
 TEST_F(RotationTest, InterruptedOneIsNotLostByTheNext)
 {
-    const SealedBlob blob =
-        seal(*tpm, policyKey, "clean", test::secretOf("second"));
-    writeBlob(next, blob);
-    pin(*tpm, Secret(), blob);
-    // The power goes again before the TPM has noted the third.
-    EXPECT_THROW(
-        storePinned(*tpm, path, policy, values.owner, test::secretOf("third")),
-        TpmError);
+    noted("second");
+    breakOff();
     EXPECT_EQ(inForce(), "second");
 }
-
-/** The same with nothing in force yet. */
-class FirstSealTest : public EnrolmentTest
-{
-  protected:
-    FirstSealTest()
-    {
-        enroll();
-        boot("clean 1");
-        policy.policies = {approve("clean 1")};
-    }
-
-    std::filesystem::path path = swtpm.directory() / "mac";
-    std::filesystem::path next = swtpm.directory() / "mac.next";
-    PolicySet policy{policyKey, "clean", {}};
-};
 
 TEST_F(FirstSealTest, CanBeRepeatedWhereverItWasCut)
 {
@@ -261,22 +267,15 @@ TEST_F(FirstSealTest, CanBeRepeatedWhereverItWasCut)
         writeFileAtomic(next, left);
         EXPECT_THAT(errorOf<Error>([&] { loadPinned(*tpm, path); }), Not(""));
         storePinned(*tpm, path, policy, Secret(), test::secretOf("kept"));
-        EXPECT_EQ(test::textOf(unseal(*tpm, loadPinned(*tpm, path), policy.key,
-                                      policy.policies)),
-                  "kept");
+        EXPECT_EQ(inForce(), "kept");
         EXPECT_FALSE(std::filesystem::exists(next));
     }
 }
 
 TEST_F(FirstSealTest, IsNotLostWhenItWasNotedOnly)
 {
-    const SealedBlob blob =
-        seal(*tpm, policyKey, "clean", test::secretOf("noted"));
-    writeBlob(next, blob);
-    pin(*tpm, Secret(), blob);
-    EXPECT_THROW(
-        storePinned(*tpm, path, policy, values.owner, test::secretOf("more")),
-        TpmError);
+    const SealedBlob blob = noted("noted");
+    breakOff();
     EXPECT_EQ(loadPinned(*tpm, path).marshal(), blob.marshal());
 }
 
