@@ -1,3 +1,4 @@
+#include "cli_outcome.hpp"
 #include "common/file.hpp"
 #include "common/pki.hpp"
 #include "common/tls.hpp"
@@ -18,6 +19,7 @@ namespace airlock::ctl
 namespace
 {
 
+using test::Outcome;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -28,27 +30,10 @@ constexpr const char* anna = "00000000-0000-4000-8000-00000000000a";
 class Ctl : public ::testing::Test
 {
   protected:
-    struct Outcome
-    {
-        int code;
-        std::string out;
-        std::string err;
-
-        Json json() const { return parseJson(out, "output"); }
-    };
-
     Outcome command(std::vector<std::string> words)
     {
-        std::vector<const char*> argv = {"airlockctl", "--socket",
-                                         socket.c_str()};
-        for (const std::string& word : words)
-        {
-            argv.push_back(word.c_str());
-        }
-        std::ostringstream out;
-        std::ostringstream err;
-        int code = run(static_cast<int>(argv.size()), argv.data(), out, err);
-        return {code, out.str(), err.str()};
+        words.insert(words.begin(), {"airlockctl", "--socket", socket});
+        return test::runCommand(words, run);
     }
 
     std::string path(const std::string& name) const
