@@ -765,28 +765,21 @@ void JobStore::stage(const std::string& id, const std::string& stage,
 
 void JobStore::done(const std::string& id, const JobResult& result)
 {
-    std::lock_guard lock(mutex_);
-    auto found = jobs_.find(id);
-    if (found == jobs_.end())
-    {
-        return;
-    }
-    Job& job = *found->second;
-    removeTree(runDirectory(job.directory));
-    if (job.status.state == JobState::booting)
-    {
+    ended(id, [&](Job& job) {
         change(job, JobState::done, [&result](JobStatus& status) {
             status.stage.clear();
             status.result = result;
         });
-    }
-    else
-    {
-        removeTree(job.directory / "out");
-    }
+    });
 }
 
 void JobStore::failed(const std::string& id, const JobError& error)
+{
+    ended(id, [&](Job& job) { fail(job, error); });
+}
+
+void JobStore::ended(const std::string& id,
+                     const std::function<void(Job&)>& note)
 {
     std::lock_guard lock(mutex_);
     auto found = jobs_.find(id);
@@ -798,7 +791,7 @@ void JobStore::failed(const std::string& id, const JobError& error)
     removeTree(runDirectory(job.directory));
     if (job.status.state == JobState::booting)
     {
-        fail(job, error);
+        note(job);
     }
     else
     {
