@@ -3,6 +3,7 @@
 #include "common/file.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -302,6 +303,24 @@ ProcessOutput runProgram(const SpawnOptions& options, Milliseconds timeout,
     }
     return {*status, outputIn(out.get(), maxOutput, name + ": output"),
             outputIn(err.get(), maxOutput, name + ": error output")};
+}
+
+std::string runTool(const SpawnOptions& options, Milliseconds timeout)
+{
+    ProcessOutput output = runProgram(options, timeout);
+    if (!output.status.ok())
+    {
+        throw Error(fmt::format("{}: {}: {}", fmt::join(options.argv, " "),
+                                output.status.describe(), output.err));
+    }
+    return output.out;
+}
+
+std::string runTool(std::vector<std::string> argv, Milliseconds timeout)
+{
+    SpawnOptions options;
+    options.argv = std::move(argv);
+    return runTool(options, timeout);
 }
 
 } // namespace airlock

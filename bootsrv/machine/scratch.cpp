@@ -107,12 +107,7 @@ std::filesystem::path mountScratch(const ScratchArea& area)
                     "lazy_itable_init=1,nodiscard",
                     device};
     options.env = std::vector<std::string>{"PATH=/usr/sbin:/usr/bin"};
-    const ProcessOutput output = runProgram(options, formatTime);
-    if (!output.status.ok())
-    {
-        throw Error("mkfs.ext4 of the scratch area: " +
-                    output.status.describe() + ": " + output.err);
-    }
+    runTool(options, formatTime);
     std::filesystem::create_directories(mountPoint);
     if (::mount(device.c_str(), mountPoint, "ext4",
                 MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME, nullptr) != 0)

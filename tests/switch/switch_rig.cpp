@@ -27,7 +27,6 @@ namespace
 
 constexpr const char* own = "/proc/thread-self/ns/net";
 constexpr std::uint16_t markType = 0x88B6; // the other one for local use
-constexpr Milliseconds toolTime = std::chrono::seconds(20);
 
 void inThread(const std::function<void()>& action)
 {
@@ -100,18 +99,6 @@ void NetNamespace::enter() const
 std::string NetNamespace::path() const
 {
     return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
-}
-
-std::string runTool(const std::vector<std::string>& argv)
-{
-    SpawnOptions options;
-    options.argv = argv;
-    ProcessOutput output = runProgram(options, toolTime);
-    if (!output.status.ok())
-    {
-        throw Error(fmt::format("{}: {}", fmt::join(argv, " "), output.err));
-    }
-    return output.out;
 }
 
 MacAddress Caught::destination() const

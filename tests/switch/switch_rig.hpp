@@ -4,6 +4,7 @@
 #include "common/fd.hpp"
 #include "common/file.hpp"
 #include "common/mac_address.hpp"
+#include "common/process.hpp"
 #include "tools/switchd/agent.hpp"
 
 #include <chrono>
@@ -37,9 +38,6 @@ class NetNamespace
   private:
     UniqueFd fd_;
 };
-
-/** Runs `ip` or `bridge`; throws Error with what it said when it fails. */
-std::string runTool(const std::vector<std::string>& argv);
 
 /** A frame that came out of the switch. */
 struct Caught

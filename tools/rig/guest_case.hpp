@@ -29,6 +29,9 @@ std::filesystem::path imageOf(const std::string& kernel);
 void copyImage(const std::filesystem::path& from,
                const std::filesystem::path& to);
 
+/** SHA-256 of a file, in hexadecimal. */
+std::string digestOf(const std::filesystem::path& file);
+
 /** A disk of a gigabyte is nothing for a /tmp in memory: TempDirectories of
  * this process, and of its children, are made elsewhere. A user's TMPDIR stays.
  */
