@@ -160,6 +160,23 @@ void CableEnd::send(ByteView frame)
     }
 }
 
+/** Else "nothing came out" could mean that nobody looked. */
+void CableEnd::requireNoneLost() const
+{
+    tpacket_stats counts{};
+    socklen_t size = sizeof(counts);
+    if (::getsockopt(fd_.get(), SOL_PACKET, PACKET_STATISTICS, &counts,
+                     &size) != 0)
+    {
+        throwErrno("cannot count the frames of " + name_);
+    }
+    if (counts.tp_drops > 0)
+    {
+        throw Error(
+            fmt::format("{} frames were lost at {}", counts.tp_drops, name_));
+    }
+}
+
 std::vector<Caught> CableEnd::take()
 {
     std::vector<Caught> out;
@@ -180,6 +197,7 @@ std::vector<Caught> CableEnd::take()
         }
         if (n < 0)
         {
+            requireNoneLost();
             return out;
         }
         buffer.resize(static_cast<std::size_t>(n));

@@ -61,6 +61,8 @@ class CableEnd
     std::vector<Caught> take();
 
   private:
+    void requireNoneLost() const;
+
     std::string name_;
     UniqueFd fd_;
 };

@@ -475,23 +475,31 @@ TEST_F(MachineJobsTest, OfAJobThatIsGoneNothingCanBeRead)
 {
     std::string id = finish();
     jobs().collect();
-    const SharedSecret jobKey = life->kept.get().job->key;
-    Platter secret = stagingPlatter;
-    jobs().remove("host1", id);
-    powerCycle();
-    // Its key is not in what is kept any more, whichever slot is read.
-    for (std::uint64_t slot : {std::uint64_t{0}, keptBytes / 2})
-    {
+    const std::string jobKey = toHex(life->kept.get().job->key->view());
+    /** What can be read of the kept record without one of its slots. */
+    auto keptWithout = [this](std::uint64_t slot) {
         Platter one = keptPlatter;
         one.sectors[slot / Platter::sector] = {};
         Power power;
         CutBlocks blocks(one, keptBytes, power);
         std::uint64_t none = 0;
-        KeptStore store(blocks, key, std::make_shared<CutAnchor>(none, power));
-        EXPECT_EQ(store.load().find(toHex(jobKey->view())), std::string::npos);
+        return KeptStore(blocks, key, std::make_shared<CutAnchor>(none, power))
+            .load();
+    };
+    constexpr std::uint64_t slots[] = {0, keptBytes / 2};
+    EXPECT_THAT((std::vector{keptWithout(slots[0]), keptWithout(slots[1])}),
+                testing::Contains(HasSubstr(jobKey)));
+    Platter secret = stagingPlatter;
+    jobs().remove("host1", id);
+    powerCycle();
+    // Its key is not in what is kept any more, whichever slot is read.
+    for (std::uint64_t slot : slots)
+    {
+        EXPECT_EQ(keptWithout(slot).find(jobKey), std::string::npos);
     }
     // And the sentinels were never there in clear.
     Bytes sentinel(64, 0x52);
+    EXPECT_GT(secret.sectors.size(), 8U); // a page takes 8
     for (const auto& [sector, bytes] : secret.sectors)
     {
         EXPECT_EQ(std::search(bytes.begin(), bytes.end(), sentinel.begin(),
