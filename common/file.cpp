@@ -31,6 +31,16 @@ struct stat statOf(int fd)
                              " bytes that are allowed");
 }
 
+std::size_t sizeWithin(int fd, std::size_t max, std::string_view where)
+{
+    const std::uint64_t size = fileSize(fd);
+    if (size > max)
+    {
+        refuseSize(where, max);
+    }
+    return size;
+}
+
 } // namespace
 
 UniqueFd openFile(const std::filesystem::path& path, int flags, mode_t mode)
@@ -68,12 +78,7 @@ std::uint64_t fileSize(int fd)
 
 Bytes readFile(int fd, std::size_t max, std::string_view where)
 {
-    std::uint64_t size = fileSize(fd);
-    if (size > max)
-    {
-        refuseSize(where, max);
-    }
-    Bytes out(size);
+    Bytes out(sizeWithin(fd, max, where));
     readExactAt(fd, out, 0);
     return out;
 }
@@ -85,7 +90,11 @@ Bytes readFile(const std::filesystem::path& path, std::size_t max)
 
 std::string readTextFile(const std::filesystem::path& path, std::size_t max)
 {
-    return std::string(asText(readFile(path, max)));
+    UniqueFd fd = openFile(path, O_RDONLY);
+    std::string out(sizeWithin(fd.get(), max, path.string()), '\0');
+    readExactAt(fd.get(),
+                {reinterpret_cast<std::uint8_t*>(out.data()), out.size()}, 0);
+    return out;
 }
 
 Bytes readToEnd(int fd, std::size_t max, std::string_view where)

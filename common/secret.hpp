@@ -83,7 +83,7 @@ class Secret
     Secret& operator=(Secret&& other) noexcept;
     ~Secret() { wipeNow(); }
 
-    /** Fresh bytes from the kernel. */
+    /** Fresh ones: fillRandom(). */
     static Secret random(std::size_t size = keySize);
     /** From exactly keySize bytes; Refused naming `where` otherwise. */
     static Secret key(ByteView from, std::string_view where);
