@@ -77,7 +77,8 @@ TEST_F(Confined, RefusesWithSectionAndReason)
 TEST_F(Confined, AnUnknownCpuModelIsAnError)
 {
     machine_.cpuModel = "host";
-    EXPECT_THROW(admit(candidate_), Error);
+    EXPECT_THAT(test::errorOf<Error>([&] { admit(candidate_); }),
+                testing::HasSubstr("the CPU model 'host'"));
 }
 
 /** Does something in a confined process; how that ended. */

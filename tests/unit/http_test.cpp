@@ -437,6 +437,11 @@ TEST_F(HttpTest, oneAddressCannotTakeAllConnections)
         clients.back().call("GET", "/a");
     }
     EXPECT_THROW(client().call("GET", "/a"), Error);
+    {
+        std::lock_guard lock(seen.mutex);
+        EXPECT_THAT(seen.notices,
+                    testing::Contains("refused: too many connections"));
+    }
     clients.pop_back();
     for (int i = 0; server->connections() > 1 && i < 100; i++)
     {
