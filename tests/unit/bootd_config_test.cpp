@@ -1,7 +1,5 @@
 #include "bootsrv/config.hpp"
-#include "common/error.hpp"
-#include "common/file.hpp"
-#include "error_of.hpp"
+#include "config_case.hpp"
 #include "manual_page.hpp"
 
 #include <gmock/gmock.h>
@@ -14,23 +12,10 @@ namespace
 
 using testing::HasSubstr;
 
-class BootdConfig : public testing::Test
+class BootdConfig : public test::ConfigCase<readConfig>
 {
   protected:
-    Config read(const std::string& text)
-    {
-        writeFileAtomic(path(), text);
-        return readConfig(path());
-    }
-
-    std::string refusal(const std::string& text)
-    {
-        return test::errorOf<Error>([&] { read(text); });
-    }
-
-    std::filesystem::path path() { return directory.path() / "bootd.toml"; }
-
-    TempDirectory directory;
+    BootdConfig() : ConfigCase("bootd.toml") {}
 };
 
 TEST_F(BootdConfig, anEmptyFileIsAllDefaults)

@@ -1,6 +1,4 @@
-#include "common/error.hpp"
-#include "common/file.hpp"
-#include "error_of.hpp"
+#include "config_case.hpp"
 #include "hostagent/daemon/config.hpp"
 #include "manual_page.hpp"
 
@@ -18,23 +16,10 @@ using ::testing::HasSubstr;
 
 constexpr const char* server = "[[server]]\nname = 'a'\nhost = 'h'\n";
 
-class HostdConfig : public ::testing::Test
+class HostdConfig : public test::ConfigCase<readConfig>
 {
   protected:
-    Config read(const std::string& text)
-    {
-        writeFileAtomic(path(), text);
-        return readConfig(path());
-    }
-
-    std::string refusal(const std::string& text)
-    {
-        return test::errorOf<Error>([&] { read(text); });
-    }
-
-    std::filesystem::path path() { return directory.path() / "hostd.toml"; }
-
-    TempDirectory directory;
+    HostdConfig() : ConfigCase("hostd.toml") {}
 };
 
 TEST_F(HostdConfig, AServerIsEnough)
