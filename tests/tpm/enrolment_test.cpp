@@ -177,27 +177,62 @@ TEST_F(EnrolmentTest, AuthorizationsSurviveBeingSealed)
     EXPECT_THROW(Authorizations::split(Secret(95)), Refused);
 }
 
-/** Somebody was here first, with a key that may leave its TPM. */
-class StrangerTest : public EnrolmentTest,
-                     public testing::WithParamInterface<const char*>
-{};
-
-TEST_P(StrangerTest, KeysInOurPlacesAreRefused)
+/** A place of ours, and what is said of a foreign key in it. */
+struct Place
 {
-    tpm.reset();
-    swtpm.tool({"tpm2_createprimary", "-C", "o", "-G", "ecc", "-a",
-                "restricted|decrypt|sensitivedataorigin|userwithauth", "-c",
-                "p.ctx"});
-    swtpm.tool({"tpm2_evictcontrol", "-c", "p.ctx", GetParam()});
-    swtpm.tool({"tpm2_flushcontext", "-t"});
-    connect();
-    EXPECT_NE(errorOf<Error>([&] { enroll(); }), "");
-    EXPECT_NE(errorOf<Error>([&] { readMachine(*tpm); }), "");
+    const char* handle;
+    const char* beforeEnrolment;
+    const char* afterwards;
+};
+
+/** Somebody puts a key there that may leave its TPM. */
+class StrangerTest : public EnrolmentTest,
+                     public testing::WithParamInterface<Place>
+{
+  protected:
+    void putForeignKey()
+    {
+        tpm.reset();
+        swtpm.tool({"tpm2_createprimary", "-C", "o", "-G", "ecc", "-a",
+                    "restricted|decrypt|sensitivedataorigin|userwithauth", "-c",
+                    "p.ctx"});
+        swtpm.tool({"tpm2_evictcontrol", "-c", "p.ctx", GetParam().handle});
+        swtpm.tool({"tpm2_flushcontext", "-t"});
+        connect();
+    }
+};
+
+TEST_P(StrangerTest, WhoWasHereBeforeUsIsNoticed)
+{
+    putForeignKey();
+    EXPECT_THAT(errorOf<Error>([&] { enroll(); }),
+                HasSubstr(GetParam().beforeEnrolment));
 }
 
-INSTANTIATE_TEST_SUITE_P(EachPlace, StrangerTest,
-                         testing::Values("0x810a1001", "0x810a1002",
-                                         "0x810a1003"));
+TEST_P(StrangerTest, WhoReplacesOurKeyIsNoticed)
+{
+    enroll();
+    tpm.reset();
+    swtpm.tool({"tpm2_evictcontrol", "-c", GetParam().handle});
+    putForeignKey();
+    EXPECT_THAT(errorOf([&] { readMachine(*tpm); }),
+                HasSubstr(GetParam().afterwards));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    EachPlace, StrangerTest,
+    testing::Values(
+        Place{"0x810a1001",
+              "storage key of the TPM: is no key that stays in its TPM",
+              "storage key of the TPM: is no key that stays in its TPM"},
+        // Its own TPM does not let it be used as one.
+        Place{"0x810a1002", "a policy check failed",
+              "endorsement key of the TPM: is no key that stays in its TPM"},
+        Place{"0x810a1003",
+              "attestation key of the TPM: the attestation key is not fixedtpm",
+              "attestation key of the TPM: the attestation key is not "
+              "fixedtpm"}),
+    [](const auto& place) { return std::string(place.param.handle); });
 
 /** A secret that is sealed, with the power going at any time. Nothing is in
  * force yet. */
