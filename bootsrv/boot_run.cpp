@@ -49,9 +49,7 @@ void say(const std::string& what)
 
 JobRequest readRequest(const fs::path& run)
 {
-    Bytes text = readFile(run / runRequestName, requestMax);
-    return JobRequest::parse(
-        {reinterpret_cast<const char*>(text.data()), text.size()});
+    return JobRequest::parse(readTextFile(run / runRequestName, requestMax));
 }
 
 Isolation::User findUser(const std::string& name)

@@ -34,8 +34,7 @@ constexpr int others = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
 void writeMap(const char* file, const std::string& text)
 {
     UniqueFd fd = openFile(file, O_WRONLY);
-    writeAll(fd.get(),
-             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeAll(fd.get(), asBytes(text));
 }
 
 /** Namespaces of users, so that somebody who is not root may have the others;

@@ -40,16 +40,6 @@ std::string label(const JsonField& field, std::size_t max = maxText)
     return text;
 }
 
-Digest digest(const JsonField& field)
-{
-    std::optional<Digest> value = digestFromHex(field.string(maxText));
-    if (!value)
-    {
-        field.refuse("is not 64 hexadecimal digits");
-    }
-    return *value;
-}
-
 handover::JobTicket parseTicket(const JsonField& field)
 {
     field.onlyKeys({"vm", "generation", "nonce"});
@@ -59,7 +49,7 @@ handover::JobTicket parseTicket(const JsonField& field)
         // Checks the form of the UUID.
         handover::JobTicket ticket =
             handover::JobTicket::issue(vm, field.at("generation").u64());
-        ticket.nonce = digest(field.at("nonce"));
+        ticket.nonce = field.at("nonce").digest();
         return ticket;
     }
     catch (const Refused& refused)
@@ -209,7 +199,7 @@ JobResult parseResult(const JsonField& field)
         {
             delta.emplace();
             delta->bytes = disk.at("stream-bytes").u64();
-            delta->sha256 = digest(disk.at("sha256"));
+            delta->sha256 = disk.at("sha256").digest();
         }
         out.disks.push_back(delta);
     }

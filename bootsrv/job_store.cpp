@@ -58,8 +58,8 @@ std::string readBootId()
 {
     UniqueFd fd = openFile("/proc/sys/kernel/random/boot_id", O_RDONLY);
     Bytes text = readToEnd(fd.get(), 64, "boot id");
-    return plainText({reinterpret_cast<const char*>(text.data()),
-                      text.empty() ? 0 : text.size() - 1});
+    const std::string_view line = asText(text);
+    return plainText(line.substr(0, line.find('\n')));
 }
 
 /** Runs something that writes bulk data. */
@@ -274,19 +274,16 @@ void JobStore::recover()
 
 void JobStore::recoverJob(const fs::path& directory)
 {
-    auto text = [](const Bytes& bytes) {
-        return std::string(bytes.begin(), bytes.end());
-    };
     auto job = std::make_unique<Job>();
     job->directory = directory;
     Json head =
-        parseJson(text(readFile(directory / jobName, stateFileMax)), jobName);
+        parseJson(readTextFile(directory / jobName, stateFileMax), jobName);
     JsonField field(head, jobName);
     job->owner = field.at("owner").string();
     job->requestText = dumpJson(field.at("request").json());
     job->request = JobRequest::parse(job->requestText);
-    Json state = parseJson(text(readFile(directory / stateName, stateFileMax)),
-                           stateName);
+    Json state =
+        parseJson(readTextFile(directory / stateName, stateFileMax), stateName);
     JsonField saved(state, stateName);
     job->status = JobStatus::parse(saved.at("status"));
     job->since = saved.at("since").i64();
@@ -768,28 +765,21 @@ void JobStore::stage(const std::string& id, const std::string& stage,
 
 void JobStore::done(const std::string& id, const JobResult& result)
 {
-    std::lock_guard lock(mutex_);
-    auto found = jobs_.find(id);
-    if (found == jobs_.end())
-    {
-        return;
-    }
-    Job& job = *found->second;
-    removeTree(runDirectory(job.directory));
-    if (job.status.state == JobState::booting)
-    {
+    ended(id, [&](Job& job) {
         change(job, JobState::done, [&result](JobStatus& status) {
             status.stage.clear();
             status.result = result;
         });
-    }
-    else
-    {
-        removeTree(job.directory / "out");
-    }
+    });
 }
 
 void JobStore::failed(const std::string& id, const JobError& error)
+{
+    ended(id, [&](Job& job) { fail(job, error); });
+}
+
+void JobStore::ended(const std::string& id,
+                     const std::function<void(Job&)>& note)
 {
     std::lock_guard lock(mutex_);
     auto found = jobs_.find(id);
@@ -801,7 +791,7 @@ void JobStore::failed(const std::string& id, const JobError& error)
     removeTree(runDirectory(job.directory));
     if (job.status.state == JobState::booting)
     {
-        fail(job, error);
+        note(job);
     }
     else
     {

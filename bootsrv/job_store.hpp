@@ -118,6 +118,8 @@ class JobStore : public Jobs
     void giveUp(Job& job, JobState state);
     void end(Job& job);
     void fail(Job& job, const JobError& error);
+    /** A boot is over: notes it of a job that still waits for it. */
+    void ended(const std::string& id, const std::function<void(Job&)>& note);
     void forgetOldest();
     Job* nextQueued();
     JobStatus uploaded(const std::string& id, std::size_t disk,

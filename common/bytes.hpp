@@ -16,6 +16,21 @@ namespace airlock
 using Bytes = std::vector<std::uint8_t>;
 using ByteView = std::span<const std::uint8_t>;
 
+/** The bytes of a text, and the other way round. Nothing is copied. */
+inline ByteView asBytes(std::string_view text)
+{
+    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
+}
+inline std::string_view asText(ByteView data)
+{
+    return {reinterpret_cast<const char*>(data.data()), data.size()};
+}
+
+inline Bytes copyOf(ByteView data)
+{
+    return {data.begin(), data.end()};
+}
+
 /** Reads big-endian values from a bounded view.
  *
  * Every read is checked against what is left; a read beyond the end throws

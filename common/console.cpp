@@ -120,9 +120,7 @@ bool Console::receive(const Deadline& deadline)
     }
     if (transcript_)
     {
-        writeAll(transcript_.get(),
-                 {reinterpret_cast<const std::uint8_t*>(fresh.data()),
-                  fresh.size()});
+        writeAll(transcript_.get(), asBytes(fresh));
     }
     buffer_ += fresh;
     if (buffer_.size() > bufferMax)

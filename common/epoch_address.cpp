@@ -20,7 +20,7 @@ MacAddress derive(const Secret& root, std::string_view role,
     info.u8(0);
     info.be64(epoch);
     MacAddress out;
-    hkdf(root.view(), info.data(), out.bytes);
+    hkdf(root, info.data(), out.bytes);
     constexpr unsigned group = 1;
     constexpr unsigned local = 2;
     out.bytes[0] =
@@ -47,7 +47,7 @@ std::string tag(const Secret& root, const MacAddress& address)
     info.u8(0);
     info.bytes(address.view());
     std::array<std::uint8_t, 6> out{};
-    hkdf(root.view(), info.data(), out);
+    hkdf(root, info.data(), out);
     return toHex(out);
 }
 

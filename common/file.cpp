@@ -25,15 +25,20 @@ struct stat statOf(int fd)
     return info;
 }
 
-ByteView asBytes(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 [[noreturn]] void refuseSize(std::string_view where, std::size_t max)
 {
     throw Refused(where, "is longer than the " + std::to_string(max) +
                              " bytes that are allowed");
+}
+
+std::size_t sizeWithin(int fd, std::size_t max, std::string_view where)
+{
+    const std::uint64_t size = fileSize(fd);
+    if (size > max)
+    {
+        refuseSize(where, max);
+    }
+    return size;
 }
 
 } // namespace
@@ -73,12 +78,7 @@ std::uint64_t fileSize(int fd)
 
 Bytes readFile(int fd, std::size_t max, std::string_view where)
 {
-    std::uint64_t size = fileSize(fd);
-    if (size > max)
-    {
-        refuseSize(where, max);
-    }
-    Bytes out(size);
+    Bytes out(sizeWithin(fd, max, where));
     readExactAt(fd, out, 0);
     return out;
 }
@@ -86,6 +86,15 @@ Bytes readFile(int fd, std::size_t max, std::string_view where)
 Bytes readFile(const std::filesystem::path& path, std::size_t max)
 {
     return readFile(openFile(path, O_RDONLY).get(), max, path.string());
+}
+
+std::string readTextFile(const std::filesystem::path& path, std::size_t max)
+{
+    UniqueFd fd = openFile(path, O_RDONLY);
+    std::string out(sizeWithin(fd.get(), max, path.string()), '\0');
+    readExactAt(fd.get(),
+                {reinterpret_cast<std::uint8_t*>(out.data()), out.size()}, 0);
+    return out;
 }
 
 Bytes readToEnd(int fd, std::size_t max, std::string_view where)

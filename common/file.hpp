@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <string>
 
 namespace airlock
 {
@@ -27,6 +28,8 @@ std::uint64_t fileSize(int fd);
  * memfds only. */
 Bytes readFile(int fd, std::size_t max, std::string_view where);
 Bytes readFile(const std::filesystem::path& path, std::size_t max);
+/** The same as a text. */
+std::string readTextFile(const std::filesystem::path& path, std::size_t max);
 
 /** Reads until the writer of a pipe or socket is done. */
 Bytes readToEnd(int fd, std::size_t max, std::string_view where);

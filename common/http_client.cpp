@@ -34,12 +34,6 @@ constexpr Milliseconds flushEvery{500};
 struct AnsweredEarly
 {};
 
-/** A part of a body as the view of bytes that it is. */
-ByteView viewOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 void tick(const ClientLimits& limits)
 {
     if (limits.tick)
@@ -77,7 +71,7 @@ class ChunkedBody
     void finish()
     {
         flush();
-        stream_.send(viewOf("0\r\n\r\n"), Deadline(limits_.stall));
+        stream_.send(asBytes("0\r\n\r\n"), Deadline(limits_.stall));
     }
 
   private:
@@ -93,7 +87,7 @@ class ChunkedBody
             throw AnsweredEarly();
         }
         Deadline deadline(limits_.stall);
-        stream_.send(viewOf(fmt::format("{:x}\r\n", pending_.size())),
+        stream_.send(asBytes(fmt::format("{:x}\r\n", pending_.size())),
                      deadline);
         pending_.push_back('\r');
         pending_.push_back('\n');
@@ -187,7 +181,7 @@ class Client::Impl
                 head += fmt::format("Content-Length: {}\r\n", text.size());
             }
             connect();
-            stream_->send(viewOf(head + "\r\n" + text), deadline);
+            stream_->send(asBytes(head + "\r\n" + text), deadline);
             return readResponse(deadline);
         });
     }
@@ -200,7 +194,7 @@ class Client::Impl
             std::string head = requestHead(method, path) +
                                fmt::format("Content-Type: {}\r\n", octetsType) +
                                "Transfer-Encoding: chunked\r\n\r\n";
-            stream_->send(viewOf(head), Deadline(limits_.stall));
+            stream_->send(asBytes(head), Deadline(limits_.stall));
             bool early = sendBody(producer);
             Response response = readResponse(Deadline(limits_.call));
             if (early)
@@ -218,7 +212,7 @@ class Client::Impl
         return guarded([&] {
             connect();
             std::string head = requestHead("GET", path) + "\r\n";
-            stream_->send(viewOf(head), Deadline(limits_.call));
+            stream_->send(asBytes(head), Deadline(limits_.call));
             Parser parser;
             readHead(parser, Deadline(limits_.call));
             requireSuccess(parser);

@@ -172,6 +172,26 @@ std::string JsonField::string(std::size_t maxLength) const
     return *text;
 }
 
+Bytes JsonField::hex(std::size_t maxBytes) const
+{
+    auto bytes = fromHex(string(2 * maxBytes));
+    if (!bytes)
+    {
+        refuse("is not hexadecimal");
+    }
+    return *bytes;
+}
+
+Digest JsonField::digest() const
+{
+    auto digest = digestFromHex(string());
+    if (!digest)
+    {
+        refuse("is not 64 hexadecimal digits");
+    }
+    return *digest;
+}
+
 bool JsonField::boolean() const
 {
     const auto* value = value_->get_ptr<const Json::boolean_t*>();

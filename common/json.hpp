@@ -1,6 +1,6 @@
 #pragma once
 
-#include "common/error.hpp"
+#include "common/sha256.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -74,6 +74,10 @@ class JsonField
     JsonField element(std::size_t index) const;
 
     std::string string(std::size_t maxLength = 4096) const;
+    /** The bytes of a hexadecimal text. */
+    Bytes hex(std::size_t maxBytes) const;
+    /** From exactly 64 hexadecimal digits. */
+    Digest digest() const;
     bool boolean() const;
     std::uint64_t
     u64(std::uint64_t max = std::numeric_limits<std::uint64_t>::max()) const;

@@ -3,6 +3,7 @@
 #include "common/file.hpp"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -160,10 +161,9 @@ ExitStatus decode(int status)
     return {WEXITSTATUS(status), 0};
 }
 
-std::string asText(int fd, std::size_t max, const std::string& where)
+std::string outputIn(int fd, std::size_t max, const std::string& where)
 {
-    Bytes data = readFile(fd, max, where);
-    return std::string(data.begin(), data.end());
+    return std::string(asText(readFile(fd, max, where)));
 }
 
 } // namespace
@@ -301,8 +301,26 @@ ProcessOutput runProgram(const SpawnOptions& options, Milliseconds timeout,
         throw TimedOut(name + " did not end within " +
                        std::to_string(timeout.count()) + " ms");
     }
-    return {*status, asText(out.get(), maxOutput, name + ": output"),
-            asText(err.get(), maxOutput, name + ": error output")};
+    return {*status, outputIn(out.get(), maxOutput, name + ": output"),
+            outputIn(err.get(), maxOutput, name + ": error output")};
+}
+
+std::string runTool(const SpawnOptions& options, Milliseconds timeout)
+{
+    ProcessOutput output = runProgram(options, timeout);
+    if (!output.status.ok())
+    {
+        throw Error(fmt::format("{}: {}: {}", fmt::join(options.argv, " "),
+                                output.status.describe(), output.err));
+    }
+    return output.out;
+}
+
+std::string runTool(std::vector<std::string> argv, Milliseconds timeout)
+{
+    SpawnOptions options;
+    options.argv = std::move(argv);
+    return runTool(options, timeout);
 }
 
 } // namespace airlock

@@ -94,4 +94,11 @@ ProcessOutput runProgram(const SpawnOptions& options,
                          Milliseconds timeout = std::chrono::minutes(1),
                          std::size_t maxOutput = 16U << 20);
 
+/** The same for a program that has to succeed: its standard output. Error with
+ * its command line and what it said when it does not. */
+std::string runTool(const SpawnOptions& options,
+                    Milliseconds timeout = std::chrono::minutes(1));
+std::string runTool(std::vector<std::string> argv,
+                    Milliseconds timeout = std::chrono::minutes(1));
+
 } // namespace airlock

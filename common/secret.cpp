@@ -39,22 +39,86 @@ void WipedJson::wipeTexts(Json& json)
     }
 }
 
-Secret Secret::random()
+Secret::Secret(std::size_t size)
+    : data_(std::make_unique<std::uint8_t[]>(size)), size_(size)
+{}
+
+Secret::Secret(ByteView from) : Secret(from.size())
 {
-    Secret out;
-    fillRandom(out.bytes_);
+    std::copy(from.begin(), from.end(), data_.get());
+}
+
+Secret::Secret(Secret&& other) noexcept
+    : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0))
+{}
+
+Secret& Secret::operator=(Secret&& other) noexcept
+{
+    if (this != &other)
+    {
+        wipeNow();
+        data_ = std::move(other.data_);
+        size_ = std::exchange(other.size_, 0);
+    }
+    return *this;
+}
+
+Secret Secret::random(std::size_t size)
+{
+    Secret out(size);
+    fillRandom(out.bytes());
     return out;
 }
 
-Secret Secret::from(ByteView data, std::string_view where)
+Secret Secret::key(ByteView from, std::string_view where)
 {
-    if (data.size() != size)
+    if (from.size() != keySize)
     {
-        throw Refused(where, "is not " + std::to_string(size) + " bytes long");
+        throw Refused(where,
+                      "is not " + std::to_string(keySize) + " bytes long");
     }
-    Secret out;
-    std::copy(data.begin(), data.end(), out.bytes_.begin());
+    return Secret(from);
+}
+
+Secret Secret::key(const JsonField& field)
+{
+    const WipedText text(field.string(2 * keySize));
+    auto digits = digestFromHex(text.text);
+    if (!digits)
+    {
+        field.refuse("is not 64 hexadecimal digits");
+    }
+    const WipeAtEnd wiped(*digits);
+    return Secret(*digits);
+}
+
+Secret Secret::join(std::initializer_list<const Secret*> parts,
+                    std::size_t partSize)
+{
+    Secret out(parts.size() * partSize);
+    auto at = out.bytes().begin();
+    for (const Secret* part : parts)
+    {
+        if (part->size() != partSize)
+        {
+            throw Error("a secret to be joined is not " +
+                        std::to_string(partSize) + " bytes long");
+        }
+        at = std::copy(part->view().begin(), part->view().end(), at);
+    }
     return out;
+}
+
+bool Secret::equals(ByteView other) const
+{
+    return equalConstantTime(view(), other);
+}
+
+void Secret::wipeNow() noexcept
+{
+    wipe(bytes());
+    data_.reset();
+    size_ = 0;
 }
 
 namespace
@@ -69,8 +133,13 @@ OSSL_PARAM octets(const char* name, ByteView data)
 
 } // namespace
 
-void hkdf(ByteView key, ByteView info, std::span<std::uint8_t> out)
+void hkdf(const Secret& key, ByteView info, std::span<std::uint8_t> out)
 {
+    constexpr std::size_t least = 16;
+    if (key.size() < least)
+    {
+        throw Error("a key is too short to derive another one from it");
+    }
     static const std::unique_ptr<EVP_KDF, decltype(&EVP_KDF_free)> algorithm(
         EVP_KDF_fetch(nullptr, "HKDF", nullptr), EVP_KDF_free);
     std::unique_ptr<EVP_KDF_CTX, decltype(&EVP_KDF_CTX_free)> context(
@@ -78,7 +147,7 @@ void hkdf(ByteView key, ByteView info, std::span<std::uint8_t> out)
     char digest[] = "SHA256";
     OSSL_PARAM parameters[] = {
         OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0),
-        octets(OSSL_KDF_PARAM_KEY, key),
+        octets(OSSL_KDF_PARAM_KEY, key.view()),
         octets(OSSL_KDF_PARAM_INFO, info),
         OSSL_PARAM_construct_end(),
     };

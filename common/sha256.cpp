@@ -51,6 +51,26 @@ int hexDigit(char c)
     return -1;
 }
 
+/** False when the text is not that many bytes in hexadecimal. */
+bool decode(std::string_view text, std::span<std::uint8_t> out)
+{
+    if (text.size() != 2 * out.size())
+    {
+        return false;
+    }
+    for (std::size_t i = 0; i < out.size(); i++)
+    {
+        const int high = hexDigit(text[2 * i]);
+        const int low = hexDigit(text[2 * i + 1]);
+        if (high < 0 || low < 0)
+        {
+            return false;
+        }
+        out[i] = static_cast<std::uint8_t>(high * 16 + low);
+    }
+    return true;
+}
+
 } // namespace
 
 void Sha256::Free::operator()(evp_md_ctx_st* context) const
@@ -124,34 +144,22 @@ std::string toHex(ByteView data)
 
 std::optional<Bytes> fromHex(std::string_view text)
 {
-    if (text.size() % 2 != 0)
+    std::optional<Bytes> out(std::in_place, text.size() / 2);
+    if (!decode(text, *out))
     {
-        return std::nullopt;
-    }
-    Bytes out;
-    out.reserve(text.size() / 2);
-    for (std::size_t i = 0; i < text.size(); i += 2)
-    {
-        int high = hexDigit(text[i]);
-        int low = hexDigit(text[i + 1]);
-        if (high < 0 || low < 0)
-        {
-            return std::nullopt;
-        }
-        out.push_back(static_cast<std::uint8_t>(high * 16 + low));
+        out.reset();
     }
     return out;
 }
 
 std::optional<Digest> digestFromHex(std::string_view text)
 {
-    std::optional<Bytes> bytes = fromHex(text);
-    Digest out{};
-    if (!bytes || bytes->size() != out.size())
+    // In place: it may be a secret, of which nothing else keeps a copy.
+    std::optional<Digest> out(std::in_place);
+    if (!decode(text, *out))
     {
-        return std::nullopt;
+        out.reset();
     }
-    std::copy(bytes->begin(), bytes->end(), out.begin());
     return out;
 }
 

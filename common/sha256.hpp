@@ -44,7 +44,8 @@ Digest sha256(ByteView data);
 /** Compares in a time that depends on the length only. */
 bool equalConstantTime(ByteView a, ByteView b);
 
-/** Fills a view with bytes from the kernel's random generator. */
+/** Fills a view with bytes of OpenSSL's random generator, which the kernel's
+ * seeds. */
 void fillRandom(std::span<std::uint8_t> out);
 
 /** Lower-case hexadecimal. */

@@ -108,11 +108,6 @@ void requireSuccess(const More& more)
     }
 }
 
-ByteView viewOf(const std::string& text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 void exchangeTls(const WebAddress& address, const std::string& request,
                  UniqueFd socket, const std::filesystem::path& authorities,
                  const Deadline& deadline)
@@ -120,7 +115,7 @@ void exchangeTls(const WebAddress& address, const std::string& request,
     tls::Context context = tls::Context::forWeb(authorities);
     tls::Stream stream = tls::Stream::connectWeb(context, std::move(socket),
                                                  address.host, deadline);
-    stream.send(viewOf(request), deadline);
+    stream.send(asBytes(request), deadline);
     requireSuccess([&](std::string& line) {
         std::array<std::uint8_t, 512> piece;
         std::size_t got = stream.receive(piece, deadline);

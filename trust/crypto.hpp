@@ -1,6 +1,6 @@
 #pragma once
 
-#include "trust/secret.hpp"
+#include "common/secret.hpp"
 
 #include <array>
 #include <initializer_list>

@@ -135,10 +135,8 @@ SealedBlob storePinned(const Tpm& tpm, const std::filesystem::path& path,
 Machine readMachineFile(const std::filesystem::path& directory)
 {
     constexpr std::size_t most = 64U << 10;
-    const Bytes text = readFile(directory / machineFile, most);
-    const Json document =
-        parseJson({reinterpret_cast<const char*>(text.data()), text.size()},
-                  machineFile, {most, 4});
+    const Json document = parseJson(readTextFile(directory / machineFile, most),
+                                    machineFile, {most, 4});
     return Machine::parse(JsonField(document, machineFile));
 }
 

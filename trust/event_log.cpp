@@ -127,8 +127,7 @@ Digest readDigests(ByteReader& in, const Algorithms& algorithms,
 Bytes readData(ByteReader& in)
 {
     const auto size = le<std::uint32_t>(in);
-    ByteView data = in.take(size); // bounded by what is left
-    return {data.begin(), data.end()};
+    return copyOf(in.take(size)); // bounded by what is left
 }
 
 Event readEvent(ByteReader& in, const Algorithms& algorithms,

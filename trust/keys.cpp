@@ -214,13 +214,7 @@ Authorizations Authorizations::random()
 
 Secret Authorizations::join() const
 {
-    Secret out(3 * size);
-    auto at = out.bytes().begin();
-    for (const Secret* part : {&owner, &endorsement, &lockout})
-    {
-        at = std::copy(part->view().begin(), part->view().end(), at);
-    }
-    return out;
+    return Secret::join({&owner, &endorsement, &lockout}, size);
 }
 
 Authorizations Authorizations::split(const Secret& joined)

@@ -13,16 +13,6 @@ constexpr std::size_t maxMembers = 4096;
 constexpr std::size_t maxCertificate = 4096;
 constexpr std::size_t maxPublic = 1024;
 
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto bytes = fromHex(field.string(max * 2));
-    if (!bytes)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *bytes;
-}
-
 void requireVersion(const JsonField& field)
 {
     if (field.at("version").u64() != 1)
@@ -106,16 +96,16 @@ Machine Machine::parse(const JsonField& field)
                     "endorsement-certificate", "attestation-public"});
     requireVersion(field);
     Machine out;
-    out.storageName = hexOf(field.at("storage-name"), 66);
-    out.endorsement = hexOf(field.at("endorsement-public"), maxPublic);
+    out.storageName = field.at("storage-name").hex(66);
+    out.endorsement = field.at("endorsement-public").hex(maxPublic);
     out.endorsementCertificate =
-        hexOf(field.at("endorsement-certificate"), maxCertificate);
-    out.attestation = hexOf(field.at("attestation-public"), maxPublic);
+        field.at("endorsement-certificate").hex(maxCertificate);
+    out.attestation = field.at("attestation-public").hex(maxPublic);
     return out;
 }
 
 Candidate::Candidate(Machine machine, const EndorsementTrust& trust)
-    : machine_(std::move(machine)), secret_(Secret::random(32))
+    : machine_(std::move(machine)), secret_(Secret::random())
 {
     const wire::Public endorsement =
         endorsementKey(machine_.endorsement, "endorsement key");
@@ -134,22 +124,15 @@ Json Candidate::toJson() const
 
 Candidate Candidate::parse(const JsonField& field)
 {
-    constexpr std::size_t most = 4096;
+    constexpr std::size_t most = 2048;
     field.onlyKeys({"machine", "challenge", "secret"});
-    auto bytesAt = [&](const char* name) {
-        auto bytes = fromHex(field.at(name).string(most));
-        if (!bytes)
-        {
-            field.at(name).refuse("is not hexadecimal");
-        }
-        return *bytes;
-    };
     Candidate out;
     out.machine_ = Machine::parse(field.at("machine"));
-    out.credential_ = Credential::parse(bytesAt("challenge"), "challenge");
-    Bytes secret = bytesAt("secret");
+    out.credential_ =
+        Credential::parse(field.at("challenge").hex(most), "challenge");
+    Bytes secret = field.at("secret").hex(most);
     out.secret_ = Secret(ByteView(secret));
-    OPENSSL_cleanse(secret.data(), secret.size());
+    wipe(secret);
     return out;
 }
 
@@ -273,16 +256,11 @@ Inventory Inventory::parse(const JsonField& field)
         requireName(item.key());
         JsonField entry = machines.at(item.key());
         entry.onlyKeys({"endorsement", "attestation-public", "last-quote"});
-        auto endorsement = digestFromHex(entry.at("endorsement").string(64));
-        if (!endorsement)
-        {
-            entry.at("endorsement").refuse("is no SHA-256 digest");
-        }
-        Member member{*endorsement,
-                      AttestationKey::parse(
-                          hexOf(entry.at("attestation-public"), maxPublic),
-                          entry.at("attestation-public").path()),
-                      std::nullopt};
+        Member member{
+            entry.at("endorsement").digest(),
+            AttestationKey::parse(entry.at("attestation-public").hex(maxPublic),
+                                  entry.at("attestation-public").path()),
+            std::nullopt};
         if (auto last = entry.find("last-quote"))
         {
             member.lastQuote = clockFrom(*last);

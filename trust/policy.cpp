@@ -24,11 +24,6 @@ constexpr std::size_t maxPolicies = 64;
 constexpr std::size_t maxPolicyFile = 1U << 20;
 constexpr std::size_t maxSignature = 512;
 
-ByteView bytesOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 Bytes command(std::uint32_t code)
 {
     ByteWriter out;
@@ -165,7 +160,7 @@ Digest authorizedPolicy(const PolicyKey& key, std::string_view ref)
     const Digest zero{};
     const Digest first =
         sha256Of({zero, command(commandPolicyAuthorize), key.name()});
-    return sha256Of({first, bytesOf(ref)});
+    return sha256Of({first, asBytes(ref)});
 }
 
 Digest BootState::approvedPolicy() const
@@ -175,7 +170,7 @@ Digest BootState::approvedPolicy() const
 
 Digest signedDigest(const SignedPolicy& policy)
 {
-    return sha256Of({policy.state.approvedPolicy(), bytesOf(policy.ref)});
+    return sha256Of({policy.state.approvedPolicy(), asBytes(policy.ref)});
 }
 
 SignedPolicy SignedPolicy::sign(const Key& key, BootState state,
@@ -216,12 +211,7 @@ SignedPolicy SignedPolicy::parse(const JsonField& field)
     out.state.generation = field.at("generation").u64();
     out.state.pcrs = pcrValuesFrom(field.at("pcrs"));
     requireValues(out.state.pcrs, field.at("pcrs").path());
-    auto signature = fromHex(field.at("signature").string(maxSignature * 2));
-    if (!signature)
-    {
-        field.at("signature").refuse("is not hexadecimal");
-    }
-    out.signature = *signature;
+    out.signature = field.at("signature").hex(maxSignature);
     return out;
 }
 
@@ -246,10 +236,8 @@ std::vector<SignedPolicy> parsePolicies(std::string_view text,
 
 std::vector<SignedPolicy> readPolicies(const std::filesystem::path& path)
 {
-    const Bytes text = readFile(path, maxPolicyFile);
-    return parsePolicies(
-        {reinterpret_cast<const char*>(text.data()), text.size()},
-        path.filename().string());
+    return parsePolicies(readTextFile(path, maxPolicyFile),
+                         path.filename().string());
 }
 
 void writePolicies(const std::filesystem::path& path,

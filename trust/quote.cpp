@@ -16,11 +16,6 @@ constexpr std::size_t maxSignature = 1024;
 constexpr std::size_t maxContext = 1024;
 constexpr std::size_t minNonce = 16;
 
-ByteView bytesOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 /** With its length in front, so that no two contexts give the same bytes. */
 void addField(ByteWriter& out, ByteView data)
 {
@@ -29,16 +24,6 @@ void addField(ByteWriter& out, ByteView data)
         throw Refused("quote context", "a part has more than 1024 bytes");
     }
     wire::writeSized(out, data);
-}
-
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto bytes = fromHex(field.string(max * 2));
-    if (!bytes)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *bytes;
 }
 
 /** Attributes that have to be there, and those that must not be. */
@@ -161,11 +146,11 @@ Digest qualifyingData(const QuoteContext& context)
         throw Refused("quote context", "the role is missing");
     }
     ByteWriter out;
-    addField(out, bytesOf(label));
-    addField(out, bytesOf(context.role));
+    addField(out, asBytes(label));
+    addField(out, asBytes(context.role));
     addField(out, context.nonce);
     addField(out, context.channel);
-    addField(out, bytesOf(context.about));
+    addField(out, asBytes(context.about));
     return sha256(out.data());
 }
 
@@ -185,8 +170,8 @@ Quote Quote::parse(const JsonField& field)
         field.at("version").refuse("is not 1, the one that is known here");
     }
     Quote out;
-    out.attest = hexOf(field.at("attest"), maxAttest);
-    out.signature = hexOf(field.at("signature"), maxSignature);
+    out.attest = field.at("attest").hex(maxAttest);
+    out.signature = field.at("signature").hex(maxSignature);
     out.pcrs = pcrValuesFrom(field.at("pcrs"));
     return out;
 }

@@ -15,12 +15,7 @@ constexpr std::size_t maxName = 64;
 
 AttestationKey parseKey(const JsonField& field)
 {
-    auto bytes = fromHex(field.string(2 * maxPublic));
-    if (!bytes)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return AttestationKey::parse(*bytes, field.path());
+    return AttestationKey::parse(field.hex(maxPublic), field.path());
 }
 
 QuoteReference::State parseState(const JsonField& field)

@@ -15,11 +15,6 @@ constexpr std::uint16_t version = 1;
 constexpr std::size_t nameSize = 34;
 constexpr std::size_t maxPrivate = 512;
 
-ByteView viewOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 template <std::size_t n>
 void readInto(ByteReader& in, std::array<std::uint8_t, n>& out)
 {
@@ -27,16 +22,11 @@ void readInto(ByteReader& in, std::array<std::uint8_t, n>& out)
     std::copy(from.begin(), from.end(), out.begin());
 }
 
-Bytes copyOf(ByteView view)
-{
-    return {view.begin(), view.end()};
-}
-
 } // namespace
 
 Digest capValue()
 {
-    return sha256(viewOf("airlock cap 1"));
+    return sha256(asBytes("airlock cap 1"));
 }
 
 PcrValues capped(PcrValues values, unsigned pcr)
@@ -56,11 +46,11 @@ Bytes SealedBlob::header() const
 {
     ByteWriter out;
     out.reserve(256 + privatePart.size());
-    out.bytes(viewOf(magic));
+    out.bytes(asBytes(magic));
     out.be16(version);
     out.bytes(storageName);
     out.bytes(policyKeyName);
-    wire::writeSized(out, viewOf(ref));
+    wire::writeSized(out, asBytes(ref));
     out.bytes(unique);
     wire::writeSized(out, privatePart);
     return out.release();
@@ -81,7 +71,7 @@ SealedBlob SealedBlob::parse(ByteView data, std::string_view where)
 {
     ByteReader in(data, where);
     ByteView start = in.take(magic.size());
-    if (!std::equal(start.begin(), start.end(), viewOf(magic).begin()))
+    if (!std::equal(start.begin(), start.end(), asBytes(magic).begin()))
     {
         throw Refused(where, "is no sealed blob");
     }

@@ -17,11 +17,6 @@ constexpr TPMA_OBJECT sealedAttributes =
     TPMA_OBJECT_FIXEDTPM | TPMA_OBJECT_FIXEDPARENT |
     TPMA_OBJECT_ADMINWITHPOLICY | TPMA_OBJECT_NODA;
 
-ByteView viewOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 TPM2B_PUBLIC sealedTemplate(const PolicyKey& key, std::string_view ref)
 {
     TPM2B_PUBLIC out{};
@@ -115,7 +110,7 @@ void satisfyAuthorize(const Tpm& tpm, const Session& policySession,
                       const TPMT_TK_VERIFIED& ticket)
 {
     const auto approved = sized<TPM2B_DIGEST>(policy.state.approvedPolicy());
-    const auto ref = sized<TPM2B_NONCE>(viewOf(policy.ref));
+    const auto ref = sized<TPM2B_NONCE>(asBytes(policy.ref));
     TPM2B_NAME name{};
     name.size = static_cast<UINT16>(key.name().size());
     std::copy(key.name().begin(), key.name().end(), name.name);
@@ -370,19 +365,6 @@ void requirePinned(const Tpm& tpm, const SealedBlob& blob)
         throw Refused("sealed blob", "is not the one that is in force in this "
                                      "TPM: an older one, or another's");
     }
-}
-
-Secret derive(const Secret& root, std::string_view purpose,
-              std::uint64_t number)
-{
-    ByteWriter what;
-    what.reserve(64 + purpose.size());
-    wire::writeSized(what, viewOf("airlock key 1"));
-    wire::writeSized(what, viewOf(purpose));
-    what.be64(number);
-    Digest key = hmacSha256(root.view(), {what.data()});
-    WipeAtEnd wiped(key);
-    return Secret(key);
 }
 
 } // namespace airlock::trust

@@ -74,9 +74,4 @@ void requirePinned(const Tpm& tpm, const SealedBlob& blob);
 /** What the TPM has noted: the digest of a blob; nothing when none was. */
 std::optional<Digest> pinned(const Tpm& tpm);
 
-/** A key for one purpose from a sealed root; all that a machine keeps secret
- * comes from one. */
-Secret derive(const Secret& root, std::string_view purpose,
-              std::uint64_t number = 0);
-
 } // namespace airlock::trust

@@ -1,7 +1,7 @@
 #pragma once
 
+#include "common/secret.hpp"
 #include "trust/pcr.hpp"
-#include "trust/secret.hpp"
 
 #include <tss2/tss2_esys.h>
 

@@ -49,11 +49,6 @@ Number numberOf(ByteView bytes)
     return out;
 }
 
-Bytes copyOf(ByteView view)
-{
-    return {view.begin(), view.end()};
-}
-
 [[noreturn]] void refuse(const ByteReader& in, std::string_view what)
 {
     throw Refused(in.where(), what);

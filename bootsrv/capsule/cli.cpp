@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/fs.h>
-#include <openssl/crypto.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
@@ -52,44 +51,37 @@ struct Options
     SupervisorOptions supervisor;
 };
 
-std::string textOf(const fs::path& file)
-{
-    const Bytes data = readFile(file, maxText);
-    return {data.begin(), data.end()};
-}
-
 trust::Key policyKeyOf(const Options& options)
 {
-    return trust::privateKeyFromPem(textOf(options.policyKey),
+    return trust::privateKeyFromPem(readTextFile(options.policyKey, maxText),
                                     options.policyKey.string());
 }
 
 /** 64 hexadecimal digits; made when the file is not there: the switch agent
  * reads it too. */
-trust::Secret addressRootOf(const fs::path& file)
+Secret addressRootOf(const fs::path& file)
 {
     if (!fs::exists(file))
     {
-        const trust::Secret fresh = trust::Secret::random(32);
+        const Secret fresh = Secret::random();
         writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
     }
-    std::string text = textOf(file).substr(0, 64);
-    auto bytes = fromHex(text);
-    OPENSSL_cleanse(text.data(), text.size());
-    if (!bytes || bytes->size() != 32)
+    Bytes text = readFile(file, maxText);
+    auto bytes = digestFromHex(asText(text).substr(0, 64));
+    wipe(text);
+    if (!bytes)
     {
         throw Refused(file.string(), "is not 64 hexadecimal digits");
     }
-    trust::Secret out{ByteView(*bytes)};
-    OPENSSL_cleanse(bytes->data(), bytes->size());
-    return out;
+    const WipeAtEnd wiped(*bytes);
+    return Secret(*bytes);
 }
 
 machine::EnrolmentRequest requestOf(const Options& options)
 {
     // What clean mode could not read is better found here.
-    const machine::Site site =
-        machine::Site::parse(textOf(options.config), options.config.string());
+    const machine::Site site = machine::Site::parse(
+        readTextFile(options.config, maxText), options.config.string());
     machine::EnrolmentRequest out;
     out.name = options.name;
     out.addressRoot = addressRootOf(options.addressRoot);
@@ -101,9 +93,9 @@ void create(const Options& options)
 {
     CapsuleParts parts;
     parts.images = options.images;
-    parts.keys = {textOf(options.site / "platform.crt"),
-                  textOf(options.site / "exchange.crt"),
-                  textOf(options.site / "images.crt")};
+    parts.keys = {readTextFile(options.site / "platform.crt", maxText),
+                  readTextFile(options.site / "exchange.crt", maxText),
+                  readTextFile(options.site / "images.crt", maxText)};
     parts.stagingSize = options.stagingMiB * mebibyte;
     Capsule::create(options.directory, parts);
     fmt::print("{}: made; enrol it next\n", options.directory.string());

@@ -26,21 +26,15 @@ constexpr auto toolTime = std::chrono::minutes(5);
 constexpr const char* espType = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 constexpr const char* dataType = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
 
-/** Runs a program of the system that is in /sbin for some users. */
-void runTool(std::vector<std::string> argv, int stdinFd = -1)
+/** Some are in /sbin, which is not in every user's path. */
+void runDiskTool(std::vector<std::string> argv, int stdinFd = -1)
 {
     SpawnOptions options;
-    const std::string name = argv.at(0);
     options.argv = std::move(argv);
     options.stdinFd = stdinFd;
     options.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C",
                    "MTOOLS_SKIP_CHECK=1"};
-    const ProcessOutput output = runProgram(options, toolTime);
-    if (!output.status.ok())
-    {
-        throw Error(fmt::format("{}: {}: {}", name, output.status.describe(),
-                                output.err));
-    }
+    runTool(options, toolTime);
 }
 
 void addPart(std::string& table, std::uint64_t start, std::uint64_t size,
@@ -107,10 +101,8 @@ void writeTable(const std::filesystem::path& disk, const DiskLayout& layout)
     addPart(table, layout.staging, layout.stagingSize, dataType,
             machine::stagingLabel, nullptr);
     UniqueFd script = createMemfd("table", 0);
-    writeAllAt(
-        script.get(),
-        {reinterpret_cast<const std::uint8_t*>(table.data()), table.size()}, 0);
-    runTool(
+    writeAllAt(script.get(), asBytes(table), 0);
+    runDiskTool(
         {"sfdisk", "--quiet", "--wipe", "always", "--no-reread", disk.string()},
         script.get());
     // What an earlier system left there is no record of ours.
@@ -132,14 +124,15 @@ void writeImages(const std::filesystem::path& disk, const DiskLayout& layout,
                  const BootImages& images)
 {
     // Cluster size by hand: it would go by the size of the whole disk.
-    runTool({"mkfs.vfat", "-F", "32", "-S", "512", "-s", "1", "-n", "AIRLOCK",
-             "-i", "a17c0001", "--offset", std::to_string(layout.esp / sector),
-             disk.string(), std::to_string(layout.espSize / 1024)});
+    runDiskTool({"mkfs.vfat", "-F", "32", "-S", "512", "-s", "1", "-n",
+                 "AIRLOCK", "-i", "a17c0001", "--offset",
+                 std::to_string(layout.esp / sector), disk.string(),
+                 std::to_string(layout.espSize / 1024)});
     const std::string at = inside(disk, layout);
-    runTool({"mmd", "-i", at, "::/EFI", "::/EFI/BOOT", "::/EFI/airlock"});
-    runTool(
+    runDiskTool({"mmd", "-i", at, "::/EFI", "::/EFI/BOOT", "::/EFI/airlock"});
+    runDiskTool(
         {"mcopy", "-i", at, images.clean.string(), "::/EFI/BOOT/BOOTX64.EFI"});
-    runTool(
+    runDiskTool(
         {"mcopy", "-i", at, images.dirty.string(), "::/EFI/airlock/dirty.efi"});
 }
 

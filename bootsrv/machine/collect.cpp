@@ -117,8 +117,7 @@ std::optional<RunReport> readReport(const CryptArea& out, const Layout& layout)
         return std::nullopt;
     }
     Bytes text = readRecord(out, layout.result, *head);
-    return RunReport::parse(
-        {reinterpret_cast<const char*>(text.data()), text.size()});
+    return RunReport::parse(asText(text));
 }
 
 Collected collectResult(const CryptArea& out, const Layout& layout,

@@ -56,14 +56,14 @@ void cryptSectors(ByteView key, bool encrypt, std::uint64_t sector,
     }
 }
 
-Bytes areaKey(const Secret& jobKey, std::string_view area)
+Secret areaKey(const Secret& jobKey, std::string_view area)
 {
     ByteWriter info;
     info.text("airlock staging v1");
     info.u8(0);
     info.text(area);
-    Bytes out(keyBytes);
-    hkdf(jobKey.view(), info.data(), out);
+    Secret out(keyBytes);
+    hkdf(jobKey, info.data(), out.bytes());
     return out;
 }
 
@@ -76,7 +76,7 @@ void CryptArea::readSectors(std::span<std::uint8_t> out,
                             std::uint64_t offset) const
 {
     blocks_.read(out, area_.offset + offset);
-    cryptSectors(key_, false, offset / sectorBytes, out);
+    cryptSectors(key_.view(), false, offset / sectorBytes, out);
 }
 
 void CryptArea::read(std::span<std::uint8_t> out, std::uint64_t offset) const
@@ -112,7 +112,7 @@ void CryptArea::write(ByteView data, std::uint64_t offset)
         std::uint64_t now = std::min<std::uint64_t>(data.size(), pieceBytes);
         Bytes piece(data.begin(),
                     data.begin() + static_cast<std::ptrdiff_t>(now));
-        cryptSectors(key_, true, offset / sectorBytes, piece);
+        cryptSectors(key_.view(), true, offset / sectorBytes, piece);
         blocks_.write(piece, area_.offset + offset);
         data = data.subspan(now);
         offset += now;

@@ -25,7 +25,7 @@ void cryptSectors(ByteView key, bool encrypt, std::uint64_t sector,
                   std::span<std::uint8_t> data);
 
 /** The key of AES-256-XTS for one area of a job. */
-Bytes areaKey(const Secret& jobKey, std::string_view area);
+Secret areaKey(const Secret& jobKey, std::string_view area);
 
 /** A part of a disk, encrypted as dm-crypt's aes-xts-plain64 does it with
  * sectors counted from the start of the area: each sector of 512 bytes by
@@ -40,9 +40,6 @@ class CryptArea
     /** `blocks` has to outlive it. */
     CryptArea(Blocks& blocks, const Area& area, const Secret& jobKey,
               std::string_view name);
-    CryptArea(const CryptArea&) = delete;
-    CryptArea& operator=(const CryptArea&) = delete;
-    ~CryptArea() { wipe(key_); }
 
     std::uint64_t bytes() const { return area_.bytes; }
     /** Any bytes of it. */
@@ -56,7 +53,7 @@ class CryptArea
 
     Blocks& blocks_;
     Area area_;
-    Bytes key_;
+    Secret key_;
 };
 
 } // namespace airlock::machine

@@ -55,9 +55,7 @@ class DirtyRun
     {
         staging_.sync();
         std::string text = report.toText();
-        writeRecord(
-            out_, layout_.result,
-            {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+        writeRecord(out_, layout_.result, asBytes(text));
         staging_.sync();
     }
 
@@ -72,8 +70,7 @@ class DirtyRun
             throw Refused("staging", "has no job request");
         }
         Bytes text = readRecord(first, slot, *head);
-        return boot::JobRequest::parse(
-            {reinterpret_cast<const char*>(text.data()), text.size()});
+        return boot::JobRequest::parse(asText(text));
     }
 
     fs::path prepareWork(const Secret& key) const

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "bootsrv/dirty_side.hpp"
-#include "common/bytes.hpp"
+#include "common/secret.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -22,7 +22,7 @@ struct ScratchArea
     std::filesystem::path device;  ///< staging
     std::uint64_t firstSector = 0; ///< of 512 bytes
     std::uint64_t sectors = 0;
-    Bytes key; ///< 64 bytes: AES-256-XTS
+    Secret key; ///< 64 bytes: AES-256-XTS
 };
 
 /** What dirty mode has to be given, by PID 1. */

@@ -1,7 +1,5 @@
 #include "bootsrv/machine/enrolment_request.hpp"
 
-#include <openssl/crypto.h>
-
 namespace airlock::machine
 {
 
@@ -13,40 +11,7 @@ namespace
  * something as long. */
 constexpr std::string_view label("airlock enrolment request 1\0", 28);
 constexpr std::size_t maxName = 64;
-constexpr std::size_t rootSize = 32;
 constexpr std::size_t maxSignature = 512;
-
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto out = fromHex(field.string(2 * max));
-    if (!out)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *out;
-}
-
-Digest digestOf(const JsonField& field)
-{
-    auto out = digestFromHex(field.string(2 * Digest{}.size()));
-    if (!out)
-    {
-        field.refuse("is no SHA-256 digest");
-    }
-    return *out;
-}
-
-trust::Secret rootOf(const JsonField& field)
-{
-    Bytes root = hexOf(field, rootSize);
-    if (root.size() != rootSize)
-    {
-        field.refuse("wants 32 bytes");
-    }
-    trust::Secret out{ByteView(root)};
-    OPENSSL_cleanse(root.data(), root.size());
-    return out;
-}
 
 /** What is of no fixed length goes in by its digest. */
 Digest signedDigest(const EnrolmentRequest& request)
@@ -101,7 +66,7 @@ EnrolmentRequest EnrolmentRequest::parse(const JsonField& field)
         {"name", "address_root", "site", "generation", "target", "signature"});
     EnrolmentRequest out;
     out.name = field.at("name").string(maxName);
-    out.addressRoot = rootOf(field.at("address_root"));
+    out.addressRoot = Secret::key(field.at("address_root"));
     if (auto site = field.find("site"))
     {
         out.site = site->json();
@@ -109,8 +74,8 @@ EnrolmentRequest EnrolmentRequest::parse(const JsonField& field)
     if (auto signature = field.find("signature"))
     {
         out.generation = field.at("generation").u64();
-        out.target = digestOf(field.at("target"));
-        out.signature = hexOf(*signature, maxSignature);
+        out.target = field.at("target").digest();
+        out.signature = signature->hex(maxSignature);
     }
     return out;
 }

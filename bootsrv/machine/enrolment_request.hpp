@@ -1,6 +1,7 @@
 #pragma once
 
 #include "common/json.hpp"
+#include "common/secret.hpp"
 #include "trust/policy.hpp"
 
 #include <string>
@@ -15,8 +16,8 @@ namespace airlock::machine
  * key has signed it, for one TPM and for one time. */
 struct EnrolmentRequest
 {
-    std::string name;          ///< of the machine, for its certificate and logs
-    trust::Secret addressRoot; ///< 32 bytes; the switch has them too
+    std::string name;   ///< of the machine, for its certificate and logs
+    Secret addressRoot; ///< 32 bytes; the switch has them too
     /** Site configuration, for what clean mode keeps. */
     Json site;
     /** Of the policy that it is enrolled under. */

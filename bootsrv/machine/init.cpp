@@ -25,16 +25,14 @@ PowerCycle howToCycle()
     {
         return PowerCycle::powerOff;
     }
-    const Bytes text = readFile(powerCycleFile, 64);
-    return std::string(text.begin(), text.end()).starts_with("reboot")
+    return readTextFile(powerCycleFile, 64).starts_with("reboot")
                ? PowerCycle::reboot
                : PowerCycle::powerOff;
 }
 
 trust::PolicyKey policyKey()
 {
-    const Bytes text = readFile(policyKeyFile, maxKey);
-    return trust::PolicyKey::fromPem(std::string(text.begin(), text.end()),
+    return trust::PolicyKey::fromPem(readTextFile(policyKeyFile, maxKey),
                                      policyKeyFile);
 }
 

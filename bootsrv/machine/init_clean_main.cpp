@@ -21,9 +21,7 @@ std::optional<boot::QemuFacts> qemuFacts()
     {
         return std::nullopt;
     }
-    const Bytes text = readFile(qemuFile, 1U << 20);
-    const Json json =
-        parseJson(std::string(text.begin(), text.end()), qemuFile);
+    const Json json = parseJson(readTextFile(qemuFile, 1U << 20), qemuFile);
     return boot::QemuFacts::parse(JsonField(json, qemuFile));
 }
 
@@ -34,8 +32,8 @@ void work(machine::CleanParts& parts)
     machine::CleanSetup setup{
         parts.kept,
         parts.staging,
-        parts.identity.keptKey,
-        parts.identity.addressRoot,
+        std::move(parts.identity.keptKey),
+        std::move(parts.identity.addressRoot),
         anchor,
         parts.nic,
         machine::makeQuoteProver(parts.tpm, machine::sealedPcrs()),
@@ -47,8 +45,8 @@ void work(machine::CleanParts& parts)
 }
 
 /** The site's configuration is the first that is kept. */
-void enrol(const std::shared_ptr<machine::MachineTpm>& tpm,
-           const trust::Secret& owner, const machine::EnrolmentRequest& request,
+void enrol(const std::shared_ptr<machine::MachineTpm>& tpm, const Secret& owner,
+           const machine::EnrolmentRequest& request,
            const machine::SealedIdentity& identity)
 {
     const machine::Site site =

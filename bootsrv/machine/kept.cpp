@@ -165,23 +165,19 @@ Json jobJson(const KeptJob& job)
             {"request", job.request.toJson()},
             {"status", job.status.toJson()},
             {"since", job.since},
-            {"key", toHex(job.key.view())},
+            {"key", toHex(job.key->view())},
             {"ran", job.ran}};
 }
 
 KeptJob parseJob(const JsonField& field)
 {
     field.onlyKeys({"owner", "request", "status", "since", "key", "ran"});
-    Bytes key =
-        fromHex(field.at("key").string(2 * Secret::size)).value_or(Bytes());
-    KeptJob out{field.at("owner").string(maxName),
-                boot::JobRequest::parse(dumpJson(field.at("request").json())),
-                boot::JobStatus::parse(field.at("status")),
-                field.at("since").i64(),
-                Secret::from(key, "kept: key of the job"),
-                field.at("ran").boolean()};
-    wipe(key);
-    return out;
+    return {field.at("owner").string(maxName),
+            boot::JobRequest::parse(dumpJson(field.at("request").json())),
+            boot::JobStatus::parse(field.at("status")),
+            field.at("since").i64(),
+            std::make_shared<Secret>(Secret::key(field.at("key"))),
+            field.at("ran").boolean()};
 }
 
 } // namespace

@@ -69,7 +69,7 @@ struct KeptJob
     boot::JobRequest request;
     boot::JobStatus status;
     std::int64_t since = 0; ///< when the state was entered; Unix time
-    Secret key = Secret::random();
+    SharedSecret key = std::make_shared<Secret>(Secret::random());
     /** Of a job that is `booting`: dirty mode may have run. */
     bool ran = false;
 };

@@ -20,11 +20,6 @@ constexpr std::size_t slotBytes =
 /** Numbers have room to grow. */
 constexpr std::uint64_t maxSequence = 1ULL << 62;
 
-ByteView asBytes(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 /** Magic, sequence and length: what is authenticated beside the text. */
 Bytes openPart(std::uint64_t sequence, std::size_t bytes)
 {
@@ -39,7 +34,7 @@ Bytes openPart(std::uint64_t sequence, std::size_t bytes)
 
 KeptStore::KeptStore(Blocks& blocks, const Secret& key,
                      std::shared_ptr<SequenceAnchor> anchor)
-    : blocks_(blocks), key_(key), anchor_(std::move(anchor))
+    : blocks_(blocks), key_(key.view()), anchor_(std::move(anchor))
 {
     if (blocks_.bytes() < leastBytes)
     {
@@ -52,14 +47,14 @@ std::uint64_t KeptStore::offsetOf(std::size_t number) const
     return number == 0 ? 0 : blocks_.bytes() / 2 / blockBytes * blockBytes;
 }
 
-trust::Secret KeptStore::keyOf(std::uint64_t sequence) const
+Secret KeptStore::keyOf(std::uint64_t sequence) const
 {
     ByteWriter info;
     info.text("airlock kept v1");
     info.u8(0);
     info.be64(sequence);
-    trust::Secret out(trust::GcmBox::keySize);
-    hkdf(key_.view(), info.data(), out.bytes());
+    Secret out(trust::GcmBox::keySize);
+    hkdf(key_, info.data(), out.bytes());
     return out;
 }
 
@@ -85,8 +80,8 @@ KeptStore::Slot KeptStore::read(std::size_t number)
     box.ciphertext.assign(text.begin(), text.end());
     try
     {
-        trust::Secret plain = trust::gcmOpen(
-            keyOf(sequence), openPart(sequence, size), box, "kept");
+        Secret plain = trust::gcmOpen(keyOf(sequence), openPart(sequence, size),
+                                      box, "kept");
         return {sequence, {plain.view().begin(), plain.view().end()}, true};
     }
     catch (const Refused&)

@@ -2,7 +2,7 @@
 
 #include "bootsrv/machine/blocks.hpp"
 #include "bootsrv/machine/clean_mode.hpp"
-#include "trust/secret.hpp"
+#include "common/secret.hpp"
 
 #include <array>
 #include <cstdint>
@@ -66,7 +66,7 @@ class KeptStore
     void write(std::size_t number, std::uint64_t sequence,
                std::string_view text);
     std::uint64_t offsetOf(std::size_t number) const;
-    trust::Secret keyOf(std::uint64_t sequence) const;
+    Secret keyOf(std::uint64_t sequence) const;
 
     Blocks& blocks_;
     Secret key_;

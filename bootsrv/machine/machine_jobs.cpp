@@ -49,8 +49,7 @@ std::string printOf(const JobRequest& request)
 {
     constexpr std::size_t printBytes = 8;
     std::string text = dumpJson(request.toJson());
-    Digest digest = sha256(
-        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    Digest digest = sha256(asBytes(text));
     return toHex(ByteView(digest).first(printBytes));
 }
 
@@ -116,8 +115,8 @@ struct MachineJobs::Data
 {
     Data(Blocks& staging, const KeptJob& job)
         : layout(Layout::of(job.request, staging.bytes())),
-          in(staging, layout.in, job.key, inArea),
-          out(staging, layout.out, job.key, outArea),
+          in(staging, layout.in, *job.key, inArea),
+          out(staging, layout.out, *job.key, outArea),
           newest(job.request.disks.size())
     {
         for (std::size_t i = 0; i < job.request.disks.size(); i++)
@@ -303,7 +302,7 @@ void MachineJobs::fail(const JobError& error)
     dropData();
     change(
         [&error](KeptJob& job) {
-            job.key = Secret::random();
+            job.key = std::make_shared<Secret>(Secret::random());
             job.status.state = JobState::failed;
             job.status.stage.clear();
             job.status.error = error;
@@ -711,9 +710,7 @@ bool MachineJobs::goDirty()
         return false;
     }
     std::string text = dumpJson(job->request.toJson());
-    writeRecord(
-        data_->in, data_->layout.request,
-        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeRecord(data_->in, data_->layout.request, asBytes(text));
     // Of an earlier try.
     clearRecord(data_->out, data_->layout.result);
     staging_.sync();
@@ -728,7 +725,7 @@ bool MachineJobs::goDirty()
             it.ran = false;
         },
         KeptStore::Write::anchored);
-    writeHeader(staging_, job->key);
+    writeHeader(staging_, *job->key);
     return true;
 }
 

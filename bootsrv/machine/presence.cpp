@@ -96,7 +96,7 @@ bool SwitchCalls::cut()
 
 Presence::Presence(const std::string& nic, const Secret& root, Kept& kept,
                    std::shared_ptr<const tls::Context> context, MakeProof prove)
-    : site_(kept.get().site), root_(root), kept_(kept),
+    : site_(kept.get().site), root_(root.view()), kept_(kept),
       prove_(std::move(prove)), nic_(nic),
       calls_(site_.switchTo.value(), std::move(context))
 {

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/dm-ioctl.h>
-#include <openssl/crypto.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
@@ -42,7 +41,7 @@ class MapCommand
     }
     MapCommand(const MapCommand&) = delete;
     MapCommand& operator=(const MapCommand&) = delete;
-    ~MapCommand() { OPENSSL_cleanse(buffer_.data(), buffer_.size()); }
+    ~MapCommand() { wipe(buffer_); }
 
     dm_ioctl& header() { return *reinterpret_cast<dm_ioctl*>(buffer_.data()); }
     std::uint8_t* table() { return buffer_.data() + sizeof(dm_ioctl); }
@@ -63,7 +62,7 @@ class MapCommand
 void loadTable(int fd, const ScratchArea& area)
 {
     std::string parameters =
-        fmt::format("aes-xts-plain64 {} 0 {} {}", toHex(area.key),
+        fmt::format("aes-xts-plain64 {} 0 {} {}", toHex(area.key.view()),
                     area.device.string(), area.firstSector);
     const std::size_t size = sizeof(dm_target_spec) + parameters.size() + 1;
     MapCommand command((size + 7) & ~std::size_t{7});
@@ -76,7 +75,7 @@ void loadTable(int fd, const ScratchArea& area)
     std::memcpy(command.table(), &spec, sizeof spec);
     std::copy(parameters.begin(), parameters.end(),
               command.table() + sizeof spec);
-    OPENSSL_cleanse(parameters.data(), parameters.size());
+    wipe(parameters);
     command.run(fd, DM_TABLE_LOAD, "load the table of the scratch area");
 }
 
@@ -108,12 +107,7 @@ std::filesystem::path mountScratch(const ScratchArea& area)
                     "lazy_itable_init=1,nodiscard",
                     device};
     options.env = std::vector<std::string>{"PATH=/usr/sbin:/usr/bin"};
-    const ProcessOutput output = runProgram(options, formatTime);
-    if (!output.status.ok())
-    {
-        throw Error("mkfs.ext4 of the scratch area: " +
-                    output.status.describe() + ": " + output.err);
-    }
+    runTool(options, formatTime);
     std::filesystem::create_directories(mountPoint);
     if (::mount(device.c_str(), mountPoint, "ext4",
                 MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME, nullptr) != 0)

@@ -21,16 +21,6 @@ constexpr std::size_t maxText = SealStore::slotSize - headerSize;
 constexpr std::size_t maxLog = 96U << 10;
 constexpr std::size_t maxPolicies = 64;
 
-Bytes hexOf(const JsonField& field, std::size_t max)
-{
-    auto out = fromHex(field.string(2 * max));
-    if (!out)
-    {
-        field.refuse("is not hexadecimal");
-    }
-    return *out;
-}
-
 std::optional<trust::SealedBlob> blobOf(const JsonField& record,
                                         const char* name)
 {
@@ -39,7 +29,7 @@ std::optional<trust::SealedBlob> blobOf(const JsonField& record,
     {
         return std::nullopt;
     }
-    return trust::SealedBlob::parse(hexOf(*field, trust::SealedBlob::maxSize),
+    return trust::SealedBlob::parse(field->hex(trust::SealedBlob::maxSize),
                                     name);
 }
 
@@ -87,8 +77,7 @@ Slot readSlot(int fd, std::uint64_t offset)
 
 Bytes frame(std::uint64_t sequence, std::string_view text)
 {
-    ByteView view(reinterpret_cast<const std::uint8_t*>(text.data()),
-                  text.size());
+    const ByteView view = asBytes(text);
     ByteWriter out;
     out.text(magic);
     out.be64(sequence);
@@ -187,15 +176,11 @@ SealRecord SealRecord::parse(const JsonField& field)
     }
     if (auto log = field.find("log"))
     {
-        out.log = hexOf(*log, maxLog);
+        out.log = log->hex(maxLog);
     }
     if (auto target = field.find("target"))
     {
-        out.target = digestFromHex(target->string(2 * Digest{}.size()));
-        if (!out.target)
-        {
-            target->refuse("is no SHA-256 digest");
-        }
+        out.target = target->digest();
     }
     if (auto request = field.find("request"))
     {

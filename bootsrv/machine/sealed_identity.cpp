@@ -4,9 +4,6 @@
 #include "trust/keys.hpp"
 
 #include <fcntl.h>
-#include <openssl/crypto.h>
-
-#include <algorithm>
 
 namespace airlock::machine
 {
@@ -17,24 +14,20 @@ namespace
 constexpr const char* logFile =
     "/sys/kernel/security/tpm0/binary_bios_measurements";
 
-trust::Secret join(const SealedIdentity& identity)
+Secret join(const SealedIdentity& identity)
 {
-    trust::Secret out(2 * Secret::size);
-    auto to = out.bytes();
-    std::copy_n(identity.addressRoot.view().begin(), Secret::size, to.begin());
-    std::copy_n(identity.keptKey.view().begin(), Secret::size,
-                to.begin() + Secret::size);
-    return out;
+    return Secret::join({&identity.addressRoot, &identity.keptKey},
+                        Secret::keySize);
 }
 
-SealedIdentity split(const trust::Secret& joined)
+SealedIdentity split(const Secret& joined)
 {
-    if (joined.size() != 2 * Secret::size)
+    if (joined.size() != 2 * Secret::keySize)
     {
         throw Refused("sealed identity", "has not the length of one");
     }
-    return {Secret::from(joined.view().first(Secret::size), "address root"),
-            Secret::from(joined.view().last(Secret::size), "kept key")};
+    return {Secret::key(joined.view().first(Secret::keySize), "address root"),
+            Secret::key(joined.view().last(Secret::keySize), "kept key")};
 }
 
 /** The blob that the TPM has noted as the one in force. */
@@ -289,7 +282,7 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
             return ownTpm(it, store, record, key);
         });
     const SealedIdentity identity = {
-        Secret::from(record.request->addressRoot.view(), "address root"),
+        Secret::key(record.request->addressRoot.view(), "address root"),
         Secret::random()};
     if (step)
     {

@@ -33,7 +33,7 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
  * secrets are sealed, for parts that keep something in the TPM or on the
  * disk. */
 using EnrolmentStep = std::function<void(
-    const std::shared_ptr<MachineTpm>& tpm, const trust::Secret& owner,
+    const std::shared_ptr<MachineTpm>& tpm, const Secret& owner,
     const EnrolmentRequest& request, const SealedIdentity& identity)>;
 
 /** What a request to enrol has to be signed for: this TPM, with what is in

@@ -126,10 +126,10 @@ std::optional<Secret> parseHeader(ByteView bytes)
     }
     ByteReader reader(bytes, "staging header");
     ByteView magic = reader.take(headerMagic.size());
-    ByteView key = reader.take(Secret::size);
+    ByteView key = reader.take(Secret::keySize);
     ByteView said = reader.take(sizeof(Digest));
     ByteView rest = reader.rest();
-    Digest digest = sha256(bytes.first(headerMagic.size() + Secret::size));
+    Digest digest = sha256(bytes.first(headerMagic.size() + Secret::keySize));
     if (!std::equal(magic.begin(), magic.end(), headerMagic.begin()) ||
         !equalConstantTime(said, digest) ||
         std::any_of(rest.begin(), rest.end(),
@@ -137,7 +137,7 @@ std::optional<Secret> parseHeader(ByteView bytes)
     {
         throw Refused("staging header", "is damaged");
     }
-    return Secret::from(key, "staging header");
+    return Secret::key(key, "staging header");
 }
 
 std::optional<Secret> readHeader(Blocks& staging)
@@ -151,6 +151,10 @@ std::optional<Secret> readHeader(Blocks& staging)
 
 void writeHeader(Blocks& staging, const Secret& jobKey)
 {
+    if (jobKey.size() != Secret::keySize)
+    {
+        throw Error("the key of a job has another size");
+    }
     ByteWriter out;
     out.reserve(headerBytes);
     out.text(headerMagic);

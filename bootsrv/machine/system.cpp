@@ -48,8 +48,7 @@ void setKernel(const char* file, std::string_view value)
     try
     {
         UniqueFd fd = openFile(file, O_WRONLY);
-        writeAll(fd.get(), {reinterpret_cast<const std::uint8_t*>(value.data()),
-                            value.size()});
+        writeAll(fd.get(), asBytes(value));
     }
     catch (const SystemError& error)
     {

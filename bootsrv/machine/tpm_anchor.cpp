@@ -20,13 +20,11 @@ constexpr UINT16 numberBytes = 8;
 constexpr TPMA_NV attributes =
     TPMA_NV_AUTHWRITE | TPMA_NV_AUTHREAD | TPMA_NV_NO_DA;
 
-trust::Secret authorizationOf(const Secret& keptKey)
+Secret authorizationOf(const Secret& keptKey)
 {
     constexpr std::string_view label = "airlock anchor v1";
-    trust::Secret out(Secret::size);
-    hkdf(keptKey.view(),
-         {reinterpret_cast<const std::uint8_t*>(label.data()), label.size()},
-         out.bytes());
+    Secret out(Secret::keySize);
+    hkdf(keptKey, asBytes(label), out.bytes());
     return out;
 }
 
@@ -40,7 +38,7 @@ void requireIndex(const Tpm& tpm)
     }
 }
 
-std::uint64_t read(const Tpm& tpm, const trust::Secret& authorization)
+std::uint64_t read(const Tpm& tpm, const Secret& authorization)
 {
     requireIndex(tpm);
     const Session session(tpm, trust::storageKey(tpm));
@@ -55,8 +53,7 @@ std::uint64_t read(const Tpm& tpm, const trust::Secret& authorization)
     return ByteReader({data->buffer, data->size}, "TPM index").be64();
 }
 
-void write(const Tpm& tpm, const trust::Secret& authorization,
-           std::uint64_t number)
+void write(const Tpm& tpm, const Secret& authorization, std::uint64_t number)
 {
     const Session session(tpm, trust::storageKey(tpm));
     const Object index = Object::persistent(tpm, anchorIndex);
@@ -105,10 +102,10 @@ void TpmAnchor::raise(std::uint64_t sequence)
     });
 }
 
-void TpmAnchor::define(const Tpm& tpm, const trust::Secret& owner,
+void TpmAnchor::define(const Tpm& tpm, const Secret& owner,
                        const Secret& keptKey)
 {
-    const trust::Secret authorization = authorizationOf(keptKey);
+    const Secret authorization = authorizationOf(keptKey);
     {
         const Session session(tpm, trust::storageKey(tpm));
         const AuthInScope own(tpm, ESYS_TR_RH_OWNER, &owner);
@@ -122,7 +119,7 @@ void TpmAnchor::define(const Tpm& tpm, const trust::Secret& owner,
         area.nvPublic.attributes = attributes;
         area.nvPublic.dataSize = numberBytes;
         TPM2B_AUTH auth = trust::sized<TPM2B_AUTH>(authorization.view());
-        const trust::WipeAtEnd wiped(auth);
+        const WipeAtEnd wiped(auth);
         ESYS_TR out = ESYS_TR_NONE;
         trust::check(Esys_NV_DefineSpace(tpm.get(), ESYS_TR_RH_OWNER,
                                          session.encryptCommand(), ESYS_TR_NONE,

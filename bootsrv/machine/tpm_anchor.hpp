@@ -32,12 +32,12 @@ class TpmAnchor : public SequenceAnchor
     /** Makes the index, with 0 in it, in place of one that may be there. At
      * enrolment; `owner`: the owner's authorization, empty while none is set.
      */
-    static void define(const trust::Tpm& tpm, const trust::Secret& owner,
+    static void define(const trust::Tpm& tpm, const Secret& owner,
                        const Secret& keptKey);
 
   private:
     std::shared_ptr<MachineTpm> tpm_;
-    trust::Secret authorization_;
+    Secret authorization_;
 };
 
 } // namespace airlock::machine

@@ -67,9 +67,7 @@ std::string admitFiles(const Machine& machine, const Files& files)
 
 void say(const std::string& report)
 {
-    writeAll(
-        STDOUT_FILENO,
-        {reinterpret_cast<const std::uint8_t*>(report.data()), report.size()});
+    writeAll(STDOUT_FILENO, asBytes(report));
 }
 
 void run(char** argv)

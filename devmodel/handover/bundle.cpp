@@ -92,8 +92,7 @@ Bundle Bundle::open(const std::filesystem::path& directory)
     UniqueFd dir = openDirectory(directory);
     Bytes text = readMember(dir.get(), manifestName, manifestMax);
     Bundle out;
-    out.manifest_ = Manifest::parse(
-        {reinterpret_cast<const char*>(text.data()), text.size()});
+    out.manifest_ = Manifest::parse(asText(text));
     const Manifest& manifest = out.manifest_;
 
     out.deviceState_ =

@@ -42,15 +42,10 @@ inline bool isPrintable(std::string_view text)
                        [](char c) { return c >= ' ' && c <= '~'; });
 }
 
-inline std::string asText(ByteView bytes)
-{
-    return {bytes.begin(), bytes.end()};
-}
-
 /** A length byte and that much printable text, at least one character. */
 inline std::string readCountedName(ByteReader& in)
 {
-    std::string name = asText(in.take(in.u8()));
+    std::string name(asText(in.take(in.u8())));
     if (name.empty() || !isPrintable(name))
     {
         throw Refused(in.where(), "bad name " + printable(name) +

@@ -56,16 +56,6 @@ std::vector<std::string> names(const JsonField& field, std::size_t max)
     return out;
 }
 
-Digest digest(const JsonField& field)
-{
-    std::optional<Digest> value = digestFromHex(field.string());
-    if (!value)
-    {
-        field.refuse("is not 64 hexadecimal digits");
-    }
-    return *value;
-}
-
 JobTicket parseJob(const JsonField& field)
 {
     field.onlyKeys({"vm", "generation", "nonce"});
@@ -76,7 +66,7 @@ JobTicket parseJob(const JsonField& field)
         field.at("vm").refuse("is no lower-case UUID");
     }
     job.generation = field.at("generation").u64();
-    job.nonce = digest(field.at("nonce"));
+    job.nonce = field.at("nonce").digest();
     return job;
 }
 
@@ -115,7 +105,7 @@ void parseDeviceState(const JsonField& field, Manifest& manifest)
 {
     field.onlyKeys({"bytes", "sha256"});
     manifest.deviceStateBytes = field.at("bytes").u64(deviceStateMaxBytes);
-    manifest.deviceStateSha256 = digest(field.at("sha256"));
+    manifest.deviceStateSha256 = field.at("sha256").digest();
 }
 
 void parseMemory(const JsonField& field, Manifest& manifest)
@@ -129,7 +119,7 @@ void parseMemory(const JsonField& field, Manifest& manifest)
     std::uint64_t most =
         (manifest.guest.memoryBytes + memoryChunkBytes - 1) / memoryChunkBytes;
     manifest.memoryChunks = field.at("chunks").u64(most);
-    manifest.memoryRoot = digest(field.at("root"));
+    manifest.memoryRoot = field.at("root").digest();
 }
 
 std::map<std::string, double> parseSeconds(const JsonField& field)

@@ -83,7 +83,7 @@ std::string readMachine(ByteReader& in)
 {
     in.enter(kConfiguration);
     std::uint32_t length = in.be32();
-    std::string name = asText(in.take(length));
+    std::string name(asText(in.take(length)));
     if (name.empty() || name.size() > kMaxIdstr || !isPrintable(name))
     {
         throw Refused(kConfiguration, "bad machine name " + printable(name));

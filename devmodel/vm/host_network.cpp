@@ -33,8 +33,7 @@ constexpr Milliseconds pingInterval{500};
 void writeProc(const std::string& path, std::string_view text)
 {
     UniqueFd file = openFile(path, O_WRONLY);
-    writeAll(file.get(),
-             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeAll(file.get(), asBytes(text));
 }
 
 /** Root in a user namespace of one's own, which is enough for a network. */

@@ -24,8 +24,7 @@ constexpr const char* userSpace = "login:|emergency mode|maintenance";
 std::string hostBootId()
 {
     UniqueFd file = openFile("/proc/sys/kernel/random/boot_id", O_RDONLY);
-    Bytes text = readToEnd(file.get(), cacheMax, "boot_id");
-    return {text.begin(), text.end()};
+    return std::string(asText(readToEnd(file.get(), cacheMax, "boot_id")));
 }
 
 std::optional<KvmProbe> readCache(const std::filesystem::path& cache,
@@ -35,10 +34,7 @@ std::optional<KvmProbe> readCache(const std::filesystem::path& cache,
     {
         return std::nullopt;
     }
-    Bytes text = readFile(cache, cacheMax);
-    Json json =
-        parseJson({reinterpret_cast<const char*>(text.data()), text.size()},
-                  cache.string());
+    Json json = parseJson(readTextFile(cache, cacheMax), cache.string());
     JsonField field(json, cache.string());
     if (field.at("key").string() != key)
     {

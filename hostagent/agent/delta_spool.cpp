@@ -64,12 +64,7 @@ SpooledDisk fromJson(const JsonField& field)
     }
     if (auto delta = field.find("delta"))
     {
-        auto digest = digestFromHex(delta->at("sha256").string());
-        if (!digest)
-        {
-            delta->refuse("has no digest");
-        }
-        out.delta = {delta->at("bytes").u64(), *digest};
+        out.delta = {delta->at("bytes").u64(), delta->at("sha256").digest()};
     }
     return out;
 }
@@ -166,8 +161,7 @@ std::vector<SpooledDisk> DeltaSpool::readList() const
                                    ", which says what disks it is for, "
                                    "is missing");
     }
-    Bytes text = readFile(list(), listMax);
-    Json all = parseJson(std::string(text.begin(), text.end()), "delta");
+    Json all = parseJson(readTextFile(list(), listMax), "delta");
     JsonField field(all, "delta");
     std::vector<SpooledDisk> out;
     std::size_t count = field.arraySize();

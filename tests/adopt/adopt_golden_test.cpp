@@ -56,8 +56,7 @@ std::filesystem::path dataFile(const std::string& name)
 
 std::string readText(const std::filesystem::path& path)
 {
-    Bytes bytes = readFile(path, 1U << 20);
-    return {bytes.begin(), bytes.end()};
+    return readTextFile(path, 1U << 20);
 }
 
 std::string notesText(const AdoptResult& result)

@@ -18,7 +18,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
         return 0;
     }
     auto [ours, peer] = socketPair();
-    sendAll(peer.get(), {reinterpret_cast<const char*>(data), size},
+    sendAll(peer.get(), asText({data, size}),
             Deadline(std::chrono::seconds(20)));
     ::shutdown(peer.get(), SHUT_WR);
     QmpLimits limits;

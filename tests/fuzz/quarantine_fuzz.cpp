@@ -56,7 +56,7 @@ class Target
             sw::Enrolment enrolment;
             enrolment.host = "host";
             enrolment.method = method;
-            enrolment.root = Secret::random();
+            enrolment.root = std::make_shared<Secret>(Secret::random());
             enrolment.key = key;
             sw::PortSettings settings;
             settings.name = std::string(sw::toString(method));

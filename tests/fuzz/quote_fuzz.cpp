@@ -72,7 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
             AttestationKey::parse(rest, "key");
             break;
         default:
-            asJson({reinterpret_cast<const char*>(data), size});
+            asJson(asText({data, size}));
         }
     }
     catch (const Refused&)

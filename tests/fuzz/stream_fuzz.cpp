@@ -96,8 +96,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data,
     ByteView input(data, size);
     allowRefusal([&] { fuzzBootStream(input); });
     allowRefusal([&] { fuzzProductionStream(input); });
-    allowRefusal([&] {
-        parseVmDesc({reinterpret_cast<const char*>(data), size});
-    });
+    allowRefusal([&] { parseVmDesc(asText({data, size})); });
     return 0;
 }

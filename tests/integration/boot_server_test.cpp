@@ -1,11 +1,8 @@
+#include "boot_jobs.hpp"
 #include "bootd_rig.hpp"
-#include "common/error.hpp"
-#include "devmodel/handover/guest_memory.hpp"
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/hand_over.hpp"
-#include "guest_files.hpp"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -28,66 +25,6 @@ double secondsSince(Clock::time_point start)
     return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/** A guest of ours as a job: the boot server gets its disk over the wire. */
-class CloudJob
-{
-  public:
-    explicit CloudJob(const GuestFiles& files) : files_(files)
-    {
-        request_.job =
-            handover::JobTicket::issue(files.spec().uuid, ++generations_);
-        request_.guest = files.spec();
-        request_.guest.disks.clear();
-        for (const vm::Disk& disk : files.spec().disks)
-        {
-            request_.disks.push_back(
-                {std::filesystem::file_size(disk.image), disk.readOnly});
-        }
-        request_.timeout = std::chrono::minutes(10);
-        request_.tenant = "blue";
-    }
-
-    const boot::JobRequest& request() const { return request_; }
-
-    std::string upload(boot::Client& client)
-    {
-        std::string id = client.createJob(request_).id;
-        UniqueFd fd = openFile(files_.spec().disks[0].image, O_RDONLY);
-        handover::FileImage image(fd.get(), request_.disks[0].bytes);
-        Clock::time_point start = Clock::now();
-        handover::MemoryFigures sent = client.uploadDisk(id, 0, image);
-        double time = secondsSince(start);
-        double mib = static_cast<double>(sent.bytes()) / (1U << 20);
-        std::printf("upload: %.0f MiB in %.2f s, %.0f MiB/s\n", mib, time,
-                    mib / time);
-        client.seal(id);
-        return id;
-    }
-
-  private:
-    static inline std::uint64_t generations_ = 0;
-    const GuestFiles& files_;
-    boot::JobRequest request_;
-};
-
-/** Changes a disk as the production host would, here in its file. */
-void applyDelta(boot::Client& client, const std::string& id,
-                const boot::JobStatus& status, const vm::Disk& disk)
-{
-    std::uint64_t bytes = std::filesystem::file_size(disk.image);
-    UniqueFd fd = openFile(disk.image, O_RDWR);
-    handover::ImageFile file(fd.get(), bytes);
-    handover::ImageStreamReader reader(
-        bytes,
-        [&file](const handover::ImageChunk& chunk) { file.write(chunk); });
-    client.fetchDisk(id, 0, status.result->disks.at(0).value(),
-                     [&reader](ByteView data) { reader.feed(data); });
-    reader.finish();
-    std::printf("delta: %llu pages\n",
-                static_cast<unsigned long long>(reader.pages()));
-    EXPECT_GT(reader.pages(), 0U);
-}
-
 void expectRuns(vm::ProductionVm& production)
 {
     vm::GuestShell shell(production.machine());
@@ -106,16 +43,15 @@ TEST(BootServer, bootsAGuestWhichThenRunsOnTheProductionMachine)
     EXPECT_EQ(client.health().bootsMax, 2U);
 
     Clock::time_point start = Clock::now();
-    CloudJob job(files);
+    const GuestJob job(files);
     std::string id = job.upload(client);
-    boot::JobStatus status = rig.waitFinished(client, id, bootTime);
+    client.seal(id);
+    boot::JobStatus status = waitFinished(client, id, bootTime);
     ASSERT_EQ(status.state, JobState::done)
         << dumpJson(status.toJson()) << rig.log();
     Clock::time_point fetch = Clock::now();
-    handover::Bundle bundle = client.fetchBundle(id, [&](const auto& manifest) {
-        vm::requireAnswer(manifest, job.request().job, files.spec());
-    });
-    applyDelta(client, id, status, files.spec().disks[0]);
+    handover::Bundle bundle = job.fetchBundle(client, id);
+    EXPECT_GT(job.applyDelta(client, status), 0U);
     std::printf("fetch: %.2f s; whole job: %.2f s; stages: %s\n",
                 secondsSince(fetch), secondsSince(start),
                 dumpJson(status.seconds).c_str());
@@ -133,10 +69,11 @@ TEST(BootServer, aBootThatIsKilledWithItsServerIsDoneAgain)
     BootdRig rig;
     GuestFiles files({});
     std::string id;
-    CloudJob job(files);
+    const GuestJob job(files);
     {
         boot::Client client = rig.client();
         id = job.upload(client);
+        client.seal(id);
         Deadline deadline{std::chrono::minutes(2)};
         while (client.status(id).stage != "boot" && !deadline.passed())
         {
@@ -148,28 +85,22 @@ TEST(BootServer, aBootThatIsKilledWithItsServerIsDoneAgain)
     rig.kill();
     rig.start();
     boot::Client client = rig.client();
-    boot::JobStatus status = rig.waitFinished(client, id, bootTime);
+    boot::JobStatus status = waitFinished(client, id, bootTime);
     EXPECT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
     EXPECT_EQ(status.tries, 2U);
-    client.fetchBundle(id, [&](const auto& manifest) {
-        manifest.requireJob(job.request().job);
-    });
+    EXPECT_NO_THROW(job.fetchBundle(client, id));
 }
 
 TEST(BootServer, aGuestThatDoesNotComeUpFailsItsJobInTime)
 {
     BootdRig rig;
-    boot::JobRequest request = smallRequest(1U << 20);
+    boot::JobRequest request = smallRequest();
     request.policy = "serial:nothing says this";
     request.timeout = std::chrono::seconds(3);
     boot::Client client = rig.client();
-    std::string id = client.createJob(request).id;
-    UniqueFd disk = createMemfd("disk", 1U << 20);
-    handover::FileImage image(disk.get(), 1U << 20);
-    client.uploadDisk(id, 0, image);
+    std::string id = uploadSmall(client, request);
     client.seal(id);
-    boot::JobStatus status =
-        rig.waitFinished(client, id, std::chrono::minutes(2));
+    boot::JobStatus status = waitFinished(client, id, std::chrono::minutes(2));
     EXPECT_EQ(status.state, JobState::failed);
     EXPECT_EQ(status.error->code, "timeout") << status.error->message;
 }
@@ -177,17 +108,12 @@ TEST(BootServer, aGuestThatDoesNotComeUpFailsItsJobInTime)
 TEST(BootServer, removingAJobEndsItsBoot)
 {
     BootdRig rig("parallel = 1\n");
-    boot::JobRequest request = smallRequest(1U << 20);
+    boot::JobRequest request = smallRequest();
     request.policy = "after:100";
     boot::Client client = rig.client();
-    std::string first = client.createJob(request).id;
-    UniqueFd disk = createMemfd("disk", 1U << 20);
-    handover::FileImage image(disk.get(), 1U << 20);
-    client.uploadDisk(first, 0, image);
+    std::string first = uploadSmall(client, request);
     client.seal(first);
-    boot::JobRequest next = smallRequest(1U << 20);
-    std::string second = client.createJob(next).id;
-    client.uploadDisk(second, 0, image);
+    std::string second = uploadSmall(client, smallRequest());
     client.seal(second);
     Deadline deadline{std::chrono::minutes(1)};
     while (client.status(first).stage != "boot" && !deadline.passed())
@@ -196,7 +122,7 @@ TEST(BootServer, removingAJobEndsItsBoot)
     }
     EXPECT_EQ(client.status(second).state, JobState::queued);
     client.remove(first);
-    EXPECT_EQ(rig.waitFinished(client, second, std::chrono::minutes(2)).state,
+    EXPECT_EQ(waitFinished(client, second, std::chrono::minutes(2)).state,
               JobState::done);
 }
 

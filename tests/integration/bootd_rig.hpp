@@ -40,24 +40,17 @@ class BootdRig
     {
         return directory_.path() / "bootd.toml";
     }
-    /** What it logged so far. */
+    /** What it has logged since it was started. */
     std::string log() const;
 
-    /** Asks again and again until the job is no longer on its way; fails
-     * after this time. */
-    boot::JobStatus waitFinished(boot::Client& client, const std::string& id,
-                                 Milliseconds timeout);
-
   private:
+    std::filesystem::path logFile() const { return directory_.path() / "log"; }
+
     TempDirectory directory_;
     TestPki pki_;
     tls::Identity identity_;
     std::optional<Process> process_;
     std::uint16_t port_ = 0;
 };
-
-/** A small guest's request, with a fresh nonce. */
-boot::JobRequest smallRequest(std::uint64_t diskBytes,
-                              const std::string& tenant = "blue");
 
 } // namespace airlock::test

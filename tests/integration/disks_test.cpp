@@ -28,23 +28,6 @@ constexpr std::uint64_t discardStart = 16 * mib;
 constexpr std::uint64_t discardBytes = 4 * mib;
 constexpr const char* seedText = "#cloud-config\nhostname: kept\n";
 
-std::string program(std::vector<std::string> argv)
-{
-    SpawnOptions options;
-    options.argv = std::move(argv);
-    ProcessOutput output = runProgram(options, std::chrono::minutes(2));
-    if (!output.status.ok())
-    {
-        throw Error(options.argv.front() + ": " + output.err);
-    }
-    return output.out;
-}
-
-std::string digestOf(const fs::path& file)
-{
-    return program({"sha256sum", file.string()}).substr(0, 64);
-}
-
 void makeFile(const fs::path& file, std::uint64_t bytes, std::string_view text)
 {
     writeFileAtomic(file, text);
@@ -132,11 +115,11 @@ class Disks : public testing::Test
           system_(files_.path() / "system.qcow2"),
           data_(files_.path() / "data.raw"), seed_(files_.path() / "seed.raw")
     {
-        program({"cp", "--sparse=always",
+        runTool({"cp", "--sparse=always",
                  (vm::defaultBuildDirectory() / "images/debian12-tiny.raw")
                      .string(),
                  base_.string()});
-        program({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b",
+        runTool({"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b",
                  base_.string(), system_.string()});
         makeFile(data_, dataBytes, "");
         makeFile(seed_, 92 * 4096, seedText);
@@ -250,7 +233,7 @@ TEST_F(Disks, WritesOfABootArriveOnEachKind)
     }
     EXPECT_EQ(digestOf(seed_), seed);
     EXPECT_EQ(digestOf(base_), base) << "the backing file was written";
-    program({"qemu-img", "check", "-q", "-f", "qcow2", system_.string()});
+    runTool({"qemu-img", "check", "-q", "-f", "qcow2", system_.string()});
 }
 
 } // namespace

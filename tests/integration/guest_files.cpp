@@ -9,15 +9,11 @@ namespace
 {
 
 constexpr Milliseconds coldTime = std::chrono::seconds(30);
-std::string testFiles()
-{
-    rig::preferVarTmp();
-    return "airlock-test";
-}
 
 } // namespace
 
-GuestFiles::GuestFiles(const GuestCase& guest) : directory_(testFiles())
+GuestFiles::GuestFiles(const GuestCase& guest)
+    : directory_(rig::roomyDirectory("airlock-test"))
 {
     vm::QemuBuilds qemu = vm::findQemuBuilds(vm::defaultBuildDirectory());
     productionQemu_ = qemu.production;

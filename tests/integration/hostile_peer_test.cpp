@@ -1,3 +1,4 @@
+#include "boot_jobs.hpp"
 #include "bootd_rig.hpp"
 #include "common/error.hpp"
 #include "common/tls.hpp"
@@ -52,11 +53,6 @@ UniqueFd connectFrom(const char* source, std::uint16_t port)
     return fd;
 }
 
-ByteView viewOf(std::string_view text)
-{
-    return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
-}
-
 /** A TLS connection on which anything can be said. */
 class RawPeer
 {
@@ -71,7 +67,7 @@ class RawPeer
 
     void send(std::string_view text)
     {
-        stream_.send(viewOf(text), Deadline(answerTime));
+        stream_.send(asBytes(text), Deadline(answerTime));
     }
 
     /** All that the server says until it closes, or has said so much. */
@@ -119,7 +115,7 @@ class HostilePeer : public testing::Test
         good.uploadDisk(id, 0, image);
         good.seal(id);
         boot::JobStatus status =
-            rig.waitFinished(good, id, std::chrono::minutes(3));
+            waitFinished(good, id, std::chrono::minutes(3));
         EXPECT_EQ(status.state, JobState::done)
             << dumpJson(status.toJson()) << rig.log();
         good.fetchBundle(id, [this](const auto& manifest) {

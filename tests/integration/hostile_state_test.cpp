@@ -10,6 +10,7 @@
 #include "devmodel/vm/guest_shell.hpp"
 #include "guest_files.hpp"
 #include "stream_mutator.hpp"
+#include "tests/unit/error_of.hpp"
 #include "tests/unit/recorded_guest.hpp"
 #include "tests/unit/test_streams.hpp"
 
@@ -132,15 +133,7 @@ class HostileState : public testing::Test
     /** The error of the load command; "" if it took the stream. */
     static std::string refusedByQemu(ByteView stream)
     {
-        try
-        {
-            rig_->production->loadState(stream);
-        }
-        catch (const Error& error)
-        {
-            return error.what();
-        }
-        return "";
+        return errorOf<Error>([&] { rig_->production->loadState(stream); });
     }
 
     /** Whether the message is QEMU's answer, and not the silence behind it. */
@@ -339,7 +332,7 @@ class HostileState : public testing::Test
                                         const JobTicket& job)
     {
         std::string refused =
-            refusal([&] { vm::loadBundle(*rig_->production, bundle, job); });
+            errorOf([&] { vm::loadBundle(*rig_->production, bundle, job); });
         EXPECT_TRUE(alive());
         EXPECT_TRUE(rig_->production->trap()) << "no longer trapped";
         return refused;

@@ -67,8 +67,7 @@ std::string commandLine(const std::filesystem::path& process)
     try
     {
         UniqueFd fd = openFile(process / "cmdline", O_RDONLY);
-        Bytes text = readToEnd(fd.get(), 1U << 20, "cmdline");
-        return {text.begin(), text.end()};
+        return std::string(asText(readToEnd(fd.get(), 1U << 20, "cmdline")));
     }
     catch (const Error&)
     {

@@ -329,13 +329,6 @@ class SmallDisk
     std::uint64_t bytes_;
 };
 
-std::string digestOf(const std::filesystem::path& image)
-{
-    SpawnOptions options;
-    options.argv = {"sha256sum", image.string()};
-    return runProgram(options).out.substr(0, 64);
-}
-
 /** What the host agent says of the guest. */
 Json vmOf(const HostRig& rig)
 {

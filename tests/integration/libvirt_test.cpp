@@ -1,6 +1,7 @@
 /** A libvirt domain that lives on the production machine: what operators do
  * with domains, and what comes of it. */
 #include "common/error.hpp"
+#include "tests/unit/error_of.hpp"
 #include "tools/rig/host_rig.hpp"
 
 #include <fcntl.h>
@@ -32,15 +33,7 @@ constexpr Milliseconds step{200};
 std::string refusal(HostRig& rig, std::vector<std::string> command)
 {
     command.insert(command.begin() + 1, rig.domain());
-    try
-    {
-        rig.libvirt().virsh(command);
-        return {};
-    }
-    catch (const Error& error)
-    {
-        return error.what();
-    }
+    return errorOf<Error>([&] { rig.libvirt().virsh(command); });
 }
 
 void waitState(HostRig& rig, const std::string& state)

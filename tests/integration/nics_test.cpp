@@ -24,18 +24,6 @@ constexpr Milliseconds waitStep{200};
 constexpr const char* bridge = "airlock0";
 constexpr const char* card = "52:54:00:a1:0c:02";
 
-std::string program(std::vector<std::string> argv)
-{
-    SpawnOptions options;
-    options.argv = std::move(argv);
-    ProcessOutput output = runProgram(options);
-    if (!output.status.ok())
-    {
-        throw Error(options.argv.front() + ": " + output.err);
-    }
-    return output.out;
-}
-
 /** A bridge in this process's own network, with a DHCP server on it. */
 class Network
 {
@@ -43,9 +31,9 @@ class Network
     Network() : files_("airlock-dhcp")
     {
         enterPrivateNamespaces();
-        program({"ip", "link", "add", bridge, "type", "bridge"});
-        program({"ip", "address", "add", "10.77.0.1/24", "dev", bridge});
-        program({"ip", "link", "set", bridge, "up"});
+        runTool({"ip", "link", "add", bridge, "type", "bridge"});
+        runTool({"ip", "address", "add", "10.77.0.1/24", "dev", bridge});
+        runTool({"ip", "link", "set", bridge, "up"});
         SpawnOptions options;
         options.argv = {
             "dnsmasq",
@@ -71,7 +59,7 @@ class Network
 std::uint64_t framesSent()
 {
     Json links =
-        parseJson(program({"ip", "-j", "-s", "link", "show", "master", bridge}),
+        parseJson(runTool({"ip", "-j", "-s", "link", "show", "master", bridge}),
                   "ip link");
     if (links.size() != 1)
     {
@@ -108,15 +96,7 @@ TEST(Nics, AddressComesOnTheProductionHost)
     Network network;
     DomainCase domain;
     domain.guest = {"tiny", 1, 160ULL << 20, true};
-    domain.cards = fmt::format(R"(
-    <interface type='bridge'>
-      <mac address='{}'/>
-      <source bridge='{}'/>
-      <model type='virtio'/>
-      <driver name='qemu'/>
-      <address type='pci' domain='0' bus='0' slot='{:#x}' function='0'/>
-    </interface>)",
-                               card, bridge, vm::firstNicSlot);
+    domain.cards = bridgeCard(card, bridge);
     HostRig rig({domain});
     rig.guest().start();
     rig.waitAlive(bootTime);

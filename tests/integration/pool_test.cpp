@@ -297,12 +297,7 @@ class Pool : public ::testing::Test
         return out;
     }
 
-    std::string diskDigest()
-    {
-        SpawnOptions options;
-        options.argv = {"sha256sum", rig->guest().image().string()};
-        return runProgram(options, 10min).out.substr(0, 64);
-    }
+    std::string diskDigest() { return digestOf(rig->guest().image()); }
 
     /** The alerts that the command and the webhook got, when there are as many
      * as expected. */
@@ -320,8 +315,7 @@ class Pool : public ::testing::Test
             std::this_thread::sleep_for(step);
             if (std::filesystem::exists(directory.path() / "alerts"))
             {
-                Bytes bytes = readFile(directory.path() / "alerts", 1U << 20);
-                told.assign(bytes.begin(), bytes.end());
+                told = readTextFile(directory.path() / "alerts", 1U << 20);
             }
         }
         EXPECT_EQ(told, wanted);

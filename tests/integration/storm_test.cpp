@@ -140,8 +140,7 @@ void expectTurns(const std::vector<Job>& jobs, const std::string& allWaiting,
 /** Boots at once, by the order of the boot server's own words. */
 void expectBootLimitKept(const HostRig& rig)
 {
-    Bytes bytes = readFile(rig.path() / "bootd.log", 64U << 20);
-    std::string log(bytes.begin(), bytes.end());
+    std::string log = readTextFile(rig.path() / "bootd.log", 64U << 20);
     std::size_t running = 0;
     std::size_t most = 0;
     for (std::size_t at = log.find("A boot "); at != std::string::npos;

@@ -30,7 +30,7 @@ void onSignal(int)
 
 Secret secretAt(const JsonField& field)
 {
-    return Secret::from(fromHex(field.string()).value(), field.path());
+    return Secret::key(field);
 }
 
 int clean(const JsonField& setup)
@@ -73,9 +73,7 @@ int dirty(const JsonField& setup)
 
 int life(std::string_view mode, const char* file)
 {
-    Bytes bytes = readFile(file, 1U << 20);
-    Json json = parseJson(
-        {reinterpret_cast<const char*>(bytes.data()), bytes.size()}, "setup");
+    Json json = parseJson(readTextFile(file, 1U << 20), "setup");
     JsonField setup(json, "setup");
     return mode == "clean" ? clean(setup) : dirty(setup);
 }

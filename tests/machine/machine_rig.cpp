@@ -3,14 +3,12 @@
 #include "bootsrv/machine/tpm_anchor.hpp"
 #include "common/error.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
+#include "tools/rig/guest_case.hpp"
+#include "tools/rig/logged.hpp"
 #include "trust/keys.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
-
-#include <charconv>
-#include <cstdlib>
-#include <thread>
 
 namespace airlock::test
 {
@@ -21,16 +19,6 @@ namespace
 {
 
 constexpr std::uint64_t keptBytes = 1U << 20;
-constexpr std::size_t logMax = 64U << 20;
-constexpr Milliseconds startTime = std::chrono::seconds(30);
-
-/** Disks of a gigabyte are nothing for a /tmp in memory. */
-std::string preferVarTmp()
-{
-    ::setenv("TMPDIR", "/var/tmp", 0);
-    return "airlock-machine";
-}
-
 void makePartition(const fs::path& path, std::uint64_t bytes)
 {
     UniqueFd fd = openFile(path, O_RDWR | O_CREAT | O_EXCL, 0600);
@@ -42,7 +30,8 @@ void makePartition(const fs::path& path, std::uint64_t bytes)
 
 } // namespace
 
-MachineRig::MachineRig(std::uint64_t stagingBytes) : directory_(preferVarTmp())
+MachineRig::MachineRig(std::uint64_t stagingBytes)
+    : directory_(rig::roomyDirectory("airlock-machine"))
 {
     makePartition(kept(), keptBytes);
     makePartition(staging(), stagingBytes);
@@ -98,45 +87,22 @@ void MachineRig::start(const char* mode)
                   {"bootrun", AIRLOCK_BOOTRUN},
                   {"qemu", qemu.string()}}),
         0600);
-    UniqueFd out =
-        openFile(directory_.path() / "log", O_WRONLY | O_CREAT | O_TRUNC);
-    SpawnOptions options;
-    options.argv = launcher;
-    options.argv.insert(options.argv.end(),
-                        {AIRLOCK_MACHINE_LIFE, mode,
-                         (directory_.path() / "setup.json").string()});
-    options.stdoutFd = out.get();
-    options.stderrFd = out.get();
-    process_.emplace(options);
+    std::vector<std::string> argv = launcher;
+    argv.insert(argv.end(), {AIRLOCK_MACHINE_LIFE, mode,
+                             (directory_.path() / "setup.json").string()});
+    fs::remove(logFile());
+    process_.emplace(rig::spawnLogged(argv, logFile()));
 }
 
 std::string MachineRig::log() const
 {
-    Bytes text = readFile(directory_.path() / "log", logMax);
-    return {text.begin(), text.end()};
+    return readTextFile(logFile(), 64U << 20);
 }
 
 void MachineRig::startClean()
 {
     start("clean");
-    Deadline deadline(startTime);
-    constexpr std::string_view mark = "PORT=";
-    for (;;)
-    {
-        std::string text = log();
-        std::size_t at = text.find(mark);
-        if (at != std::string::npos && text.find('\n', at) != std::string::npos)
-        {
-            const char* digits = text.c_str() + at + mark.size();
-            std::from_chars(digits, digits + 5, port_);
-            return;
-        }
-        if (!process_->running() || deadline.passed())
-        {
-            throw Error("clean mode does not start: " + text);
-        }
-        std::this_thread::sleep_for(Milliseconds(20));
-    }
+    port_ = rig::waitPort(*process_, logFile());
 }
 
 void MachineRig::startDirty()

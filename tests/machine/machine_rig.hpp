@@ -71,6 +71,7 @@ class MachineRig
 
   private:
     void start(const char* mode);
+    std::filesystem::path logFile() const { return directory_.path() / "log"; }
 
     TempDirectory directory_;
     TestPki pki_;

@@ -1,8 +1,7 @@
 #include "bootsrv/machine/nic.hpp"
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/hand_over.hpp"
-#include "tests/integration/bootd_rig.hpp"
-#include "tests/integration/guest_files.hpp"
+#include "tests/integration/boot_jobs.hpp"
 #include "tests/machine/machine_life.hpp"
 #include "tests/machine/machine_rig.hpp"
 #include "tests/machine/switch_net.hpp"
@@ -30,75 +29,10 @@ using boot::JobState;
 constexpr Milliseconds bootTime = std::chrono::minutes(15);
 constexpr std::uint64_t stagingBytes = 4ULL << 30;
 
-/** A tiny guest of ours as a job. */
-class TinyJob
-{
-  public:
-    explicit TinyJob(const GuestFiles& files) : files_(files)
-    {
-        request_.job = handover::JobTicket::issue(files.spec().uuid, 1);
-        request_.guest = files.spec();
-        request_.guest.disks.clear();
-        for (const vm::Disk& disk : files.spec().disks)
-        {
-            request_.disks.push_back(
-                {std::filesystem::file_size(disk.image), disk.readOnly});
-        }
-        request_.timeout = std::chrono::minutes(10);
-        request_.tenant = "blue";
-    }
-
-    const boot::JobRequest& request() const { return request_; }
-
-    std::string upload(boot::Client& client) const
-    {
-        std::string id = client.createJob(request_).id;
-        UniqueFd fd = openFile(files_.spec().disks[0].image, O_RDONLY);
-        handover::FileImage image(fd.get(), request_.disks[0].bytes);
-        client.uploadDisk(id, 0, image);
-        return id;
-    }
-
-  private:
-    const GuestFiles& files_;
-    boot::JobRequest request_;
-};
-
-handover::Bundle fetchBundle(boot::Client& client, const std::string& id,
-                             const boot::JobRequest& request)
-{
-    return client.fetchBundle(id, [&](const handover::Manifest& manifest) {
-        manifest.requireJob(request.job);
-    });
-}
-
-/** Changes a disk as the production host would. */
-void applyDelta(boot::Client& client, const std::string& id,
-                const boot::JobStatus& status, const vm::Disk& disk)
-{
-    std::uint64_t bytes = std::filesystem::file_size(disk.image);
-    UniqueFd fd = openFile(disk.image, O_RDWR);
-    handover::ImageFile file(fd.get(), bytes);
-    handover::ImageStreamReader reader(
-        bytes,
-        [&file](const handover::ImageChunk& chunk) { file.write(chunk); });
-    client.fetchDisk(id, 0, status.result->disks.at(0).value(),
-                     [&reader](ByteView data) { reader.feed(data); });
-    reader.finish();
-    EXPECT_GT(reader.pages(), 0U);
-}
-
+/** In the clean life after the dirty one. */
 boot::JobStatus waitCollected(boot::Client& client, const std::string& id)
 {
-    for (Deadline deadline(std::chrono::minutes(2));;)
-    {
-        boot::JobStatus status = client.status(id);
-        if (status.state != JobState::booting || deadline.passed())
-        {
-            return status;
-        }
-        std::this_thread::sleep_for(Milliseconds(50));
-    }
+    return waitFinished(client, id, std::chrono::minutes(2));
 }
 
 TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
@@ -108,7 +42,7 @@ TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
     GuestFiles files({.kernel = "tiny", .vcpus = 1, .memory = 160U << 20});
     auto production = files.startProduction();
     production->releaseDisks();
-    TinyJob job(files);
+    const GuestJob job(files);
     std::string id;
 
     rig.startClean();
@@ -129,8 +63,8 @@ TEST(Machine, BootsAGuestInDirtyModeWhichThenRunsOnTheProductionMachine)
     boot::JobStatus status = waitCollected(client, id);
     ASSERT_EQ(status.state, JobState::done)
         << dumpJson(status.toJson()) << rig.log();
-    handover::Bundle bundle = fetchBundle(client, id, job.request());
-    applyDelta(client, id, status, files.spec().disks[0]);
+    handover::Bundle bundle = job.fetchBundle(client, id);
+    EXPECT_GT(job.applyDelta(client, status), 0U);
     std::printf("stages: %s\n", dumpJson(status.seconds).c_str());
     vm::handOver(*production, bundle, job.request().job);
     vm::GuestShell shell(production->machine());
@@ -176,18 +110,9 @@ class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
 constexpr std::uint64_t smallDisk = 1U << 20;
 constexpr std::string_view sentinel = "a line that only this tenant has";
 
-/** A guest without a system: its firmware runs, which is enough to save. */
 std::string sendSmall(boot::Client& client, const boot::JobRequest& request)
 {
-    std::string id = client.createJob(request).id;
-    UniqueFd disk = createMemfd("disk", smallDisk);
-    writeAllAt(disk.get(),
-               {reinterpret_cast<const std::uint8_t*>(sentinel.data()),
-                sentinel.size()},
-               123456);
-    handover::FileImage image(disk.get(), smallDisk);
-    client.uploadDisk(id, 0, image);
-    return id;
+    return uploadSmall(client, request, sentinel);
 }
 
 /** How often the sentinel is in a file. */
@@ -243,7 +168,10 @@ TEST_F(PlainMachine, ResultsOutliveALossOfPower)
         boot::Client client = rig.client();
         boot::JobStatus status = waitCollected(client, id);
         ASSERT_EQ(status.state, JobState::done) << dumpJson(status.toJson());
-        handover::Bundle bundle = fetchBundle(client, id, request);
+        handover::Bundle bundle =
+            client.fetchBundle(id, [this](const handover::Manifest& manifest) {
+                manifest.requireJob(request.job);
+            });
         EXPECT_TRUE(life == 0 || bundle.deviceState() == state);
         state = bundle.deviceState();
         EXPECT_EQ(client.createJob(request).id, id);

@@ -105,8 +105,7 @@ void SwitchNet::startAgent()
 
 std::string SwitchNet::log() const
 {
-    Bytes text = readFile(machine_.directory() / "switchd.log", 16U << 20);
-    return {text.begin(), text.end()};
+    return readTextFile(machine_.directory() / "switchd.log", 16U << 20);
 }
 
 Json SwitchNet::call(const std::string& method, Json parameters)

@@ -27,9 +27,8 @@ void tellSecondTry(const machine::CleanParts& parts)
         machine::SealStore(
             machine::findPartition(machine::sealLabel, std::chrono::seconds(5)))
             .read();
-    const Bytes text = readFile(machine::policyKeyFile, 16U << 10);
-    const trust::PolicyKey key =
-        trust::PolicyKey::fromPem(std::string(text.begin(), text.end()), "key");
+    const trust::PolicyKey key = trust::PolicyKey::fromPem(
+        readTextFile(machine::policyKeyFile, 16U << 10), "key");
     probe::say("second unseal", probe::errorOf([&] {
                    parts.tpm->use([&](const trust::Tpm& tpm) {
                        trust::UnsealSession(tpm, key, record.policies.at(0))

@@ -1,11 +1,10 @@
 #include "bootsrv/capsule/enrol.hpp"
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/hand_over.hpp"
-#include "tests/integration/guest_files.hpp"
+#include "tests/integration/boot_jobs.hpp"
 #include "tests/machine/switch_net.hpp"
 #include "trust/crypto.hpp"
 
-#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -44,8 +43,7 @@ std::filesystem::path images()
 
 std::string fileText(const std::filesystem::path& file)
 {
-    const Bytes data = readFile(file, 1U << 20);
-    return {data.begin(), data.end()};
+    return readTextFile(file, 1U << 20);
 }
 
 /** The capsule's end of the cable: what its tap sends comes out of eth0. */
@@ -168,7 +166,7 @@ class Cycle : public testing::Test
         net_.boot().run([&] {
             machine::EnrolmentRequest request;
             request.name = "boot1";
-            request.addressRoot = trust::Secret(rig_.root().view());
+            request.addressRoot = Secret(rig_.root().view());
             request.site = rig_.site.toJson();
             capsule::enrollCapsule(*capsule_, options_,
                                    {key, parts.images.clean, 1},
@@ -196,15 +194,12 @@ class Cycle : public testing::Test
     }
 
     /** Uploads the guest's disk and seals the job; its id. */
-    std::string send(const boot::JobRequest& request, const vm::Disk& disk)
+    std::string send(const GuestJob& job)
     {
         std::string id;
         net_.production().run([&] {
             boot::Client client = hostAgent();
-            id = client.createJob(request).id;
-            UniqueFd fd = openFile(disk.image, O_RDONLY);
-            handover::FileImage image(fd.get(), request.disks.at(0).bytes);
-            client.uploadDisk(id, 0, image);
+            id = job.upload(client);
             EXPECT_EQ(client.seal(id).state, JobState::queued);
         });
         return id;
@@ -215,12 +210,7 @@ class Cycle : public testing::Test
         boot::JobStatus status;
         net_.production().run([&] {
             boot::Client client = hostAgent();
-            const Deadline deadline(std::chrono::minutes(5));
-            do
-            {
-                std::this_thread::sleep_for(Milliseconds(200));
-                status = client.status(id);
-            } while (status.state == JobState::booting && !deadline.passed());
+            status = waitFinished(client, id, std::chrono::minutes(5));
         });
         return status;
     }
@@ -232,44 +222,16 @@ class Cycle : public testing::Test
     std::optional<Capsule> capsule_;
 };
 
-boot::JobRequest requestFor(const GuestFiles& files)
-{
-    boot::JobRequest out;
-    out.job = handover::JobTicket::issue(files.spec().uuid, 1);
-    out.guest = files.spec();
-    out.guest.disks.clear();
-    const vm::Disk& disk = files.spec().disks[0];
-    out.disks = {{std::filesystem::file_size(disk.image), disk.readOnly}};
-    out.timeout = dirtyTime;
-    out.tenant = "blue";
-    return out;
-}
-
-void applyDelta(boot::Client& client, const std::string& id,
-                const boot::JobStatus& status, const vm::Disk& disk)
-{
-    const std::uint64_t bytes = std::filesystem::file_size(disk.image);
-    UniqueFd fd = openFile(disk.image, O_RDWR);
-    handover::ImageFile file(fd.get(), bytes);
-    handover::ImageStreamReader reader(
-        bytes,
-        [&file](const handover::ImageChunk& chunk) { file.write(chunk); });
-    client.fetchDisk(id, 0, status.result->disks.at(0).value(),
-                     [&reader](ByteView data) { reader.feed(data); });
-    reader.finish();
-}
-
 TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
 {
     GuestFiles files({.kernel = "tiny", .vcpus = 1, .memory = 160U << 20});
     auto production = files.startProduction();
     production->releaseDisks();
-    const boot::JobRequest request = requestFor(files);
-    const vm::Disk& disk = files.spec().disks[0];
+    const GuestJob job(files, dirtyTime);
 
     AtWork work(*capsule_, net_.boot(), options_);
     ASSERT_TRUE(portBecomes("open", bootTime)) << work.console() << net_.log();
-    const std::string id = send(request, disk);
+    const std::string id = send(job);
     ASSERT_TRUE(work.waitEnds(1, bootTime)) << work.console();
     ASSERT_TRUE(work.ends()[0].dirtyNext) << work.ends()[0].console;
     EXPECT_EQ(net_.port()["reason"], "the boot host asked for it");
@@ -286,12 +248,9 @@ TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
         << work.console();
     net_.production().run([&] {
         boot::Client client = hostAgent();
-        handover::Bundle bundle =
-            client.fetchBundle(id, [&](const handover::Manifest& manifest) {
-                manifest.requireJob(request.job);
-            });
-        applyDelta(client, id, status, disk);
-        vm::handOver(*production, bundle, request.job);
+        handover::Bundle bundle = job.fetchBundle(client, id);
+        EXPECT_GT(job.applyDelta(client, status), 0U);
+        vm::handOver(*production, bundle, job.request().job);
         client.remove(id);
     });
     vm::GuestShell shell(production->machine());

@@ -120,7 +120,7 @@ void request()
     machine::SealRecord all = store.read();
     all.request.emplace();
     all.request->name = "evil";
-    all.request->addressRoot = trust::Secret(32);
+    all.request->addressRoot = Secret(32);
     all.request->sign(trust::makeKey(), all.policies.at(0).state.generation,
                       all.target.value());
     store.write(all);

@@ -43,8 +43,7 @@ std::filesystem::path images()
 
 std::string fileText(const std::filesystem::path& file)
 {
-    const Bytes data = readFile(file, 1U << 20);
-    return {data.begin(), data.end()};
+    return readTextFile(file, 1U << 20);
 }
 
 /** What the probe said last of this. */
@@ -102,7 +101,7 @@ class ModesTest : public testing::Test
 
     static Secret addressRoot()
     {
-        return Secret::from(sha256(Bytes{1, 2, 3}), "root");
+        return Secret::key(sha256(Bytes{1, 2, 3}), "root");
     }
 
     static Approval approval() { return {*siteKey, images() / "clean.efi", 1}; }
@@ -111,7 +110,7 @@ class ModesTest : public testing::Test
     {
         EnrolmentRequest out;
         out.name = name;
-        out.addressRoot = trust::Secret(addressRoot().view());
+        out.addressRoot = Secret(addressRoot().view());
         return out;
     }
 

@@ -21,7 +21,7 @@ inline constexpr std::uint16_t dataType = 0x6003;
 
 inline Secret rootOf(std::uint8_t byte)
 {
-    return Secret::from(Bytes(Secret::size, byte), "root");
+    return Secret::key(Bytes(Secret::keySize, byte), "root");
 }
 
 /** What a boot host in clean mode sends in this epoch. */
@@ -86,7 +86,7 @@ class Switch : public ::testing::Test
         Enrolment out;
         out.host = "host-" + port;
         out.method = method;
-        out.root = rootOf(root);
+        out.root = std::make_shared<Secret>(rootOf(root));
         agent->enroll(port, out);
     }
 

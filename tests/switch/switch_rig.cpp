@@ -27,7 +27,6 @@ namespace
 
 constexpr const char* own = "/proc/thread-self/ns/net";
 constexpr std::uint16_t markType = 0x88B6; // the other one for local use
-constexpr Milliseconds toolTime = std::chrono::seconds(20);
 
 void inThread(const std::function<void()>& action)
 {
@@ -68,8 +67,7 @@ void stayOnThisCpu()
 void writeText(const std::string& path, std::string_view text)
 {
     UniqueFd fd = openFile(path, O_WRONLY);
-    writeAll(fd.get(),
-             {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+    writeAll(fd.get(), asBytes(text));
 }
 
 } // namespace
@@ -101,18 +99,6 @@ void NetNamespace::enter() const
 std::string NetNamespace::path() const
 {
     return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
-}
-
-std::string runTool(const std::vector<std::string>& argv)
-{
-    SpawnOptions options;
-    options.argv = argv;
-    ProcessOutput output = runProgram(options, toolTime);
-    if (!output.status.ok())
-    {
-        throw Error(fmt::format("{}: {}", fmt::join(argv, " "), output.err));
-    }
-    return output.out;
 }
 
 MacAddress Caught::destination() const
@@ -174,6 +160,23 @@ void CableEnd::send(ByteView frame)
     }
 }
 
+/** Else "nothing came out" could mean that nobody looked. */
+void CableEnd::requireNoneLost() const
+{
+    tpacket_stats counts{};
+    socklen_t size = sizeof(counts);
+    if (::getsockopt(fd_.get(), SOL_PACKET, PACKET_STATISTICS, &counts,
+                     &size) != 0)
+    {
+        throwErrno("cannot count the frames of " + name_);
+    }
+    if (counts.tp_drops > 0)
+    {
+        throw Error(
+            fmt::format("{} frames were lost at {}", counts.tp_drops, name_));
+    }
+}
+
 std::vector<Caught> CableEnd::take()
 {
     std::vector<Caught> out;
@@ -194,6 +197,7 @@ std::vector<Caught> CableEnd::take()
         }
         if (n < 0)
         {
+            requireNoneLost();
             return out;
         }
         buffer.resize(static_cast<std::size_t>(n));

@@ -4,6 +4,7 @@
 #include "common/fd.hpp"
 #include "common/file.hpp"
 #include "common/mac_address.hpp"
+#include "common/process.hpp"
 #include "tools/switchd/agent.hpp"
 
 #include <chrono>
@@ -38,9 +39,6 @@ class NetNamespace
     UniqueFd fd_;
 };
 
-/** Runs `ip` or `bridge`; throws Error with what it said when it fails. */
-std::string runTool(const std::vector<std::string>& argv);
-
 /** A frame that came out of the switch. */
 struct Caught
 {
@@ -63,6 +61,8 @@ class CableEnd
     std::vector<Caught> take();
 
   private:
+    void requireNoneLost() const;
+
     std::string name_;
     UniqueFd fd_;
 };

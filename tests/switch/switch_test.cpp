@@ -1,4 +1,5 @@
 #include "tests/switch/switch_fixture.hpp"
+#include "tests/unit/error_of.hpp"
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
@@ -263,16 +264,9 @@ TEST_F(Switch, SaysAtOnceWhenTheKernelCannotWatchSoMuch)
     {
         settings.ports.push_back({fmt::format("more{}", i)});
     }
-    auto starting = [&]() -> std::string {
-        try
-        {
-            SwitchAgent(settings, [](const Json&) {});
-        }
-        catch (const Error& error)
-        {
-            return error.what();
-        }
-        return "";
+    auto starting = [&] {
+        return errorOf<Error>(
+            [&] { SwitchAgent(settings, [](const Json&) {}); });
     };
     auto advice = ::testing::HasSubstr("net.core.optmem_max");
     const char* limit = "/proc/sys/net/core/optmem_max";

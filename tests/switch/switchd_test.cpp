@@ -72,8 +72,7 @@ class Switchd : public Switch
 
     std::string logText()
     {
-        Bytes bytes = readFile(rig.directory() / "log", 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(rig.directory() / "log", 1U << 20);
     }
 
     Json call(const std::string& method, Json parameters = Json::object())
@@ -285,8 +284,13 @@ TEST_F(Switchd, AirlockctlDoesWhatOperatorsWant)
     EXPECT_EQ(std::filesystem::status(file).permissions(),
               std::filesystem::perms(0600));
     // Never over a file that is there.
-    EXPECT_EQ(ctl({"rotate", "boot0", "-o", file.string()}).status.code, 1);
-    EXPECT_EQ(ctl({"rotate", "boot0"}).status.code, 1);
+    output = ctl({"rotate", "boot0", "-o", file.string()});
+    EXPECT_EQ(output.status.code, 1);
+    EXPECT_THAT(output.err, HasSubstr("is there already; nothing was done"));
+    EXPECT_EQ(readFile(file, 100), line);
+    output = ctl({"rotate", "boot0"});
+    EXPECT_EQ(output.status.code, 1);
+    EXPECT_THAT(output.err, HasSubstr("one of them is needed"));
     EXPECT_THAT(ctl({"rotate", "boot0", "--root", file.string(), "-o",
                      (rig.directory() / "more").string()})
                     .err,

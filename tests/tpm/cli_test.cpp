@@ -1,4 +1,5 @@
 #include "tests/tpm/tpm_fixture.hpp"
+#include "tests/unit/cli_outcome.hpp"
 #include "tests/unit/event_log_writer.hpp"
 #include "tools/airlock-tpm/cli.hpp"
 #include "trust/enroll.hpp"
@@ -11,19 +12,13 @@ namespace airlock::tpmtool
 namespace
 {
 
+using test::Outcome;
 using testing::HasSubstr;
 
 /** The command as an operator of a site and of its machines uses it. */
 class TpmCommand : public test::TpmTest
 {
   protected:
-    struct Outcome
-    {
-        int code;
-        std::string out;
-        std::string err;
-    };
-
     TpmCommand()
     {
         boot("clean 1");
@@ -44,24 +39,19 @@ class TpmCommand : public test::TpmTest
     {
         tpm.reset();
         words.insert(words.begin(), "airlock-tpm");
-        std::vector<const char*> argv;
-        for (const std::string& word : words)
-        {
-            argv.push_back(word.c_str());
-        }
         std::istringstream in(input);
-        std::ostringstream out;
-        std::ostringstream err;
-        const int code =
-            run(static_cast<int>(argv.size()), argv.data(), in, out, err);
+        Outcome out = test::runCommand(
+            words, [&in](int argc, const char* const* argv, std::ostream& said,
+                         std::ostream& err) {
+                return run(argc, argv, in, said, err);
+            });
         connect();
-        return {code, out.str(), err.str()};
+        return out;
     }
 
     static std::string textOf(const std::string& file)
     {
-        const Bytes bytes = readFile(file, 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(file, 1U << 20);
     }
 
     std::string good(std::vector<std::string> words)
@@ -232,8 +222,7 @@ TEST_F(TpmCommand, SealsForTheTpmOfTheEnrolmentOnly)
     good(plus(sealing("blob"), {"--state", path("state")}));
     EXPECT_EQ(good(unsealing("blob")), "02:11:22:33:44:55");
     const std::filesystem::path file = path("state/machine.json");
-    const Bytes text = readFile(file, 1U << 16);
-    Json machine = Json::parse(text.begin(), text.end());
+    Json machine = Json::parse(readTextFile(file, 1U << 16));
     machine["storage-name"] = "000b" + std::string(64, 'a');
     writeFileAtomic(file, dumpJson(machine));
     EXPECT_THAT(command(plus(sealing("blob"), {"--state", path("state")})).err,

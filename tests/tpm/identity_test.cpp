@@ -34,7 +34,7 @@ class IdentityTest : public test::TpmTest
     {
         EnrolmentRequest out;
         out.name = "boot1";
-        out.addressRoot = trust::Secret(ByteView(Bytes(32, root)));
+        out.addressRoot = Secret(ByteView(Bytes(32, root)));
         out.site = {{"listen", "0.0.0.0"}};
         return out;
     }
@@ -102,7 +102,7 @@ TEST_F(IdentityTest, RequestCountsOnlyAsItWasSigned)
     changed.name = "boot2";
     refused(std::move(changed));
     changed = signedRequest(siteKey, target);
-    changed.addressRoot = trust::Secret(32);
+    changed.addressRoot = Secret(32);
     refused(std::move(changed));
     changed = signedRequest(siteKey, target);
     changed.site["listen"] = "192.0.2.1";

@@ -142,8 +142,7 @@ std::string Swtpm::authorities() const
     std::string out;
     for (const char* name : {"issuercert.pem", "swtpm-localca-rootca-cert.pem"})
     {
-        const Bytes text = readFile(home_.path() / "ca" / name, 1U << 20);
-        out.append(text.begin(), text.end());
+        out += readTextFile(home_.path() / "ca" / name, 1U << 20);
     }
     return out;
 }

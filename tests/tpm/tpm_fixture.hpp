@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tests/tpm/swtpm.hpp"
+#include "tests/unit/error_of.hpp"
 #include "trust/sealing.hpp"
 
 #include <gmock/gmock.h>
@@ -12,30 +13,14 @@ namespace airlock::test
 {
 
 /** A text as a secret. */
-inline trust::Secret secretOf(std::string_view text)
+inline Secret secretOf(std::string_view text)
 {
-    return trust::Secret(ByteView(
-        reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+    return Secret(asBytes(text));
 }
 
-inline std::string textOf(const trust::Secret& secret)
+inline std::string textOf(const Secret& secret)
 {
     return {secret.view().begin(), secret.view().end()};
-}
-
-/** What a call throws, as text; "" when it does not. */
-template <typename Call>
-std::string errorOf(Call&& call)
-{
-    try
-    {
-        call();
-        return "";
-    }
-    catch (const Error& error)
-    {
-        return error.what();
-    }
 }
 
 /** A machine with a software TPM that is enrolled, and a site's policy key.
@@ -74,8 +59,7 @@ class TpmTest : public testing::Test
         TPML_DIGEST_VALUES values{};
         values.count = 1;
         values.digests[0].hashAlg = TPM2_ALG_SHA256;
-        const Digest digest = sha256(ByteView(
-            reinterpret_cast<const std::uint8_t*>(what.data()), what.size()));
+        const Digest digest = sha256(asBytes(what));
         std::copy(digest.begin(), digest.end(),
                   values.digests[0].digest.sha256);
         trust::check(Esys_PCR_Extend(tpm->get(), ESYS_TR_PCR0 + pcr,

@@ -2,6 +2,7 @@
 #include "common/file.hpp"
 #include "devmodel/admission/admission.hpp"
 #include "devmodel/admission/report.hpp"
+#include "error_of.hpp"
 #include "tests/unit/recorded_guest.hpp"
 
 #include <fcntl.h>
@@ -65,18 +66,19 @@ TEST_F(Confined, RefusesWithSectionAndReason)
 {
     machine_.vcpus = 2;
     Bytes truncated(candidate_.begin(), candidate_.end() - 100);
-    EXPECT_NE(test::refusal([&] { admit(truncated); }), "");
-    EXPECT_NE(test::refusal([&] { admit(Bytes(64, 0x5a)); }), "");
+    EXPECT_NE(test::errorOf([&] { admit(truncated); }), "");
+    EXPECT_NE(test::errorOf([&] { admit(Bytes(64, 0x5a)); }), "");
     // A ring that is nowhere in memory any more.
     machine_.memory = ram / 2;
-    EXPECT_THAT(test::refusal([&] { admit(candidate_); }),
+    EXPECT_THAT(test::errorOf([&] { admit(candidate_); }),
                 testing::HasSubstr("/virtio-"));
 }
 
 TEST_F(Confined, AnUnknownCpuModelIsAnError)
 {
     machine_.cpuModel = "host";
-    EXPECT_THROW(admit(candidate_), Error);
+    EXPECT_THAT(test::errorOf<Error>([&] { admit(candidate_); }),
+                testing::HasSubstr("the CPU model 'host'"));
 }
 
 /** Does something in a confined process; how that ended. */
@@ -145,7 +147,7 @@ TEST(Report, ComesBackAsItWas)
     EXPECT_EQ(read.dropped[0].why, "LEGACY");
     EXPECT_EQ(read.dropped[0].device, "i8042");
     EXPECT_EQ(read.dropped[0].bytes, 7U);
-    EXPECT_EQ(test::refusal([] {
+    EXPECT_EQ(test::errorOf([] {
                   readReport(writeReport(Refused("cpu/1", "is wrong")));
               }),
               "cpu/1: is wrong");

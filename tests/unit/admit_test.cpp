@@ -134,7 +134,7 @@ TEST(Admit, RefusesADeviceInAnotherSlot)
 
 /** What the Error says that is no Refused: the candidate has nothing to do
  * with it. */
-std::string errorOf(const Guest& guest)
+std::string failureOf(const Guest& guest)
 {
     try
     {
@@ -155,14 +155,14 @@ TEST(Admit, AReferenceThatIsNoneIsAnError)
 {
     Guest fewer;
     fewer.env.vcpus = 1;
-    EXPECT_THAT(errorOf(fewer),
+    EXPECT_THAT(failureOf(fewer),
                 testing::StartsWith("The production machine has 2 vCPUs"));
 
     Guest cut;
     cut.reference.front().payload.pop_back();
-    EXPECT_THAT(errorOf(cut), testing::StartsWith("The state that the "
-                                                  "production machine saved "
-                                                  "cannot be read"));
+    EXPECT_THAT(failureOf(cut), testing::StartsWith("The state that the "
+                                                    "production machine saved "
+                                                    "cannot be read"));
 }
 
 TEST(CpuContract, FollowsTheModel)

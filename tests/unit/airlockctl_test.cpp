@@ -1,3 +1,4 @@
+#include "cli_outcome.hpp"
 #include "common/file.hpp"
 #include "common/pki.hpp"
 #include "common/tls.hpp"
@@ -18,6 +19,7 @@ namespace airlock::ctl
 namespace
 {
 
+using test::Outcome;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -28,27 +30,10 @@ constexpr const char* anna = "00000000-0000-4000-8000-00000000000a";
 class Ctl : public ::testing::Test
 {
   protected:
-    struct Outcome
-    {
-        int code;
-        std::string out;
-        std::string err;
-
-        Json json() const { return parseJson(out, "output"); }
-    };
-
     Outcome command(std::vector<std::string> words)
     {
-        std::vector<const char*> argv = {"airlockctl", "--socket",
-                                         socket.c_str()};
-        for (const std::string& word : words)
-        {
-            argv.push_back(word.c_str());
-        }
-        std::ostringstream out;
-        std::ostringstream err;
-        int code = run(static_cast<int>(argv.size()), argv.data(), out, err);
-        return {code, out.str(), err.str()};
+        words.insert(words.begin(), {"airlockctl", "--socket", socket});
+        return test::runCommand(words, run);
     }
 
     std::string path(const std::string& name) const
@@ -58,8 +43,7 @@ class Ctl : public ::testing::Test
 
     std::string text(const std::string& name) const
     {
-        Bytes bytes = readFile(path(name), 1U << 20);
-        return {bytes.begin(), bytes.end()};
+        return readTextFile(path(name), 1U << 20);
     }
 
     static std::string sample(const std::string& name)
@@ -189,8 +173,8 @@ TEST_F(Ctl, AdoptAndRevertOfAFile)
     ASSERT_EQ(
         command({"adopt", "--file", adopted, "--revert", "-o", back}).code,
         kOk);
-    Bytes original = readFile(sample("debian-virt-install"), 1U << 20);
-    EXPECT_EQ(text("back.xml"), std::string(original.begin(), original.end()));
+    EXPECT_EQ(text("back.xml"),
+              readTextFile(sample("debian-virt-install"), 1U << 20));
     EXPECT_EQ(command({"adopt", "--file", back, "--revert"}).code, kRefused);
     EXPECT_EQ(command({"adopt", "--file", adopted, "-o", "-"}).out,
               text("adopted.xml"));
@@ -288,11 +272,9 @@ TEST_F(Ctl, CheckLooksAtTheTimeThatCertificatesHave)
     EXPECT_EQ(found["ok"], true);
     EXPECT_EQ(found["warning"], false);
     auto replace = [&](const pki::Validity& validity) {
-        Bytes crt = readFile(site + "/ca.crt", 1U << 20);
-        Bytes key = readFile(site + "/ca.key", 1U << 20);
         pki::Credential made =
-            pki::issue({std::string(crt.begin(), crt.end()),
-                        std::string(key.begin(), key.end())},
+            pki::issue({readTextFile(site + "/ca.crt", 1U << 20),
+                        readTextFile(site + "/ca.key", 1U << 20)},
                        {"prod1", tls::hostRole, {}}, validity);
         writeFileAtomic(site + "/prod1.crt", made.certificate);
         writeFileAtomic(site + "/prod1.key", made.key, 0600);

@@ -39,8 +39,7 @@ class AlertsTest : public ::testing::Test
         {
             if (std::filesystem::exists(said()))
             {
-                Bytes bytes = readFile(said(), 1U << 20);
-                text.assign(bytes.begin(), bytes.end());
+                text = readTextFile(said(), 1U << 20);
             }
             std::this_thread::sleep_for(5ms);
         }

@@ -1,6 +1,5 @@
 #include "bootsrv/config.hpp"
-#include "common/error.hpp"
-#include "common/file.hpp"
+#include "config_case.hpp"
 #include "manual_page.hpp"
 
 #include <gmock/gmock.h>
@@ -13,31 +12,10 @@ namespace
 
 using testing::HasSubstr;
 
-class BootdConfig : public testing::Test
+class BootdConfig : public test::ConfigCase<readConfig>
 {
   protected:
-    Config read(const std::string& text)
-    {
-        writeFileAtomic(path(), text);
-        return readConfig(path());
-    }
-
-    std::string errorOf(const std::string& text)
-    {
-        try
-        {
-            read(text);
-        }
-        catch (const Error& error)
-        {
-            return error.what();
-        }
-        return "accepted";
-    }
-
-    std::filesystem::path path() { return directory.path() / "bootd.toml"; }
-
-    TempDirectory directory;
+    BootdConfig() : ConfigCase("bootd.toml") {}
 };
 
 TEST_F(BootdConfig, anEmptyFileIsAllDefaults)
@@ -72,23 +50,23 @@ TEST_F(BootdConfig, valuesArriveWhereTheyBelong)
 
 TEST_F(BootdConfig, unknownKeysAreErrors)
 {
-    EXPECT_THAT(errorOf("lisen = '::'\n"),
+    EXPECT_THAT(refusal("lisen = '::'\n"),
                 HasSubstr("bootd.toml: line 1: lisen is not known"));
-    EXPECT_THAT(errorOf("[boot]\nqmeu = '/q'\n"),
+    EXPECT_THAT(refusal("[boot]\nqmeu = '/q'\n"),
                 HasSubstr("bootd.toml: line 2: boot.qmeu is not known"));
 }
 
 TEST_F(BootdConfig, valuesThatCannotBeUsedAreErrorsWithTheirPlace)
 {
-    EXPECT_THAT(errorOf("port = 70000\n"),
+    EXPECT_THAT(refusal("port = 70000\n"),
                 HasSubstr("bootd.toml: line 1: port"));
-    EXPECT_THAT(errorOf("port = '7'\n"), HasSubstr("has to be a number"));
-    EXPECT_THAT(errorOf("\nlisten = 7\n"),
+    EXPECT_THAT(refusal("port = '7'\n"), HasSubstr("has to be a number"));
+    EXPECT_THAT(refusal("\nlisten = 7\n"),
                 HasSubstr("bootd.toml: line 2: listen"));
-    EXPECT_THAT(errorOf("[boot]\nparallel = 0\n"), HasSubstr("boot.parallel"));
-    EXPECT_THAT(errorOf("[quota]\njobs = -1\n"), HasSubstr("quota.jobs"));
-    EXPECT_THAT(errorOf("tls = 3\n"), HasSubstr("has to be a table"));
-    EXPECT_THAT(errorOf("port = \n"), HasSubstr("bootd.toml: line 1: "));
+    EXPECT_THAT(refusal("[boot]\nparallel = 0\n"), HasSubstr("boot.parallel"));
+    EXPECT_THAT(refusal("[quota]\njobs = -1\n"), HasSubstr("quota.jobs"));
+    EXPECT_THAT(refusal("tls = 3\n"), HasSubstr("has to be a table"));
+    EXPECT_THAT(refusal("port = \n"), HasSubstr("bootd.toml: line 1: "));
     EXPECT_THROW(readConfig("/nowhere.toml"), Error);
 }
 

@@ -1,6 +1,6 @@
+#include "boot_request.hpp"
 #include "bootsrv/metrics.hpp"
 #include "common/file.hpp"
-#include "devmodel/vm/guest_spec.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -13,22 +13,6 @@ namespace
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-JobRequest request()
-{
-    JobRequest out;
-    out.job =
-        handover::JobTicket::issue("9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 1);
-    out.guest.name = "test";
-    out.guest.uuid = out.job.vm;
-    out.guest.vcpus = 1;
-    out.guest.memory = 64U << 20;
-    out.disks = {{1U << 20, false}};
-    out.policy = "after:1";
-    out.timeout = std::chrono::seconds(60);
-    out.tenant = "blue";
-    return out;
-}
-
 TEST(BootdMetrics, JobsAndBootsAreCounted)
 {
     TempDirectory directory;
@@ -37,7 +21,7 @@ TEST(BootdMetrics, JobsAndBootsAreCounted)
     quota.totalBytes = 1ULL << 30;
     JobStore store(directory.path() / "state", quota);
     BootMetrics metrics(store, 3, "1.2");
-    store.create("host1", request());
+    store.create("host1", test::smallRequest());
     metrics.stage("boot", 42);
     metrics.ended("done");
     metrics.ended("timeout");

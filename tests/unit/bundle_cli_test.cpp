@@ -1,3 +1,4 @@
+#include "cli_outcome.hpp"
 #include "devmodel/handover/bundle.hpp"
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/stream.hpp"
@@ -19,31 +20,16 @@ namespace
 {
 
 using handover::Section;
+using test::Outcome;
 using ::testing::HasSubstr;
 
 class BundleCommand : public ::testing::Test
 {
   protected:
-    struct Outcome
-    {
-        int code;
-        std::string out;
-        std::string err;
-
-        Json json() const { return parseJson(out, "output"); }
-    };
-
     Outcome command(std::vector<std::string> words)
     {
-        std::vector<const char*> argv = {"airlock-bundle"};
-        for (const std::string& word : words)
-        {
-            argv.push_back(word.c_str());
-        }
-        std::ostringstream out;
-        std::ostringstream err;
-        int code = run(static_cast<int>(argv.size()), argv.data(), out, err);
-        return {code, out.str(), err.str()};
+        words.insert(words.begin(), "airlock-bundle");
+        return test::runCommand(words, run);
     }
 
     std::string path(const std::string& name) const

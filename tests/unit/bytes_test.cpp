@@ -97,9 +97,14 @@ TEST(Hex, RoundTripsAndRefusesWhatIsNoHex)
     EXPECT_EQ(toHex(Bytes{0x00, 0xff, 0x1a}), "00ff1a");
     EXPECT_EQ(fromHex("00FF1a"), (Bytes{0x00, 0xff, 0x1a}));
     EXPECT_EQ(fromHex("0"), std::nullopt);
+    EXPECT_EQ(fromHex(""), Bytes());
     EXPECT_EQ(fromHex("0g"), std::nullopt);
+    EXPECT_EQ(fromHex("00g0"), std::nullopt);
     EXPECT_EQ(digestFromHex(std::string(62, '0')), std::nullopt);
+    EXPECT_EQ(digestFromHex(std::string(65, '0')), std::nullopt);
+    EXPECT_EQ(digestFromHex(std::string(63, '0') + "x"), std::nullopt);
     EXPECT_EQ(digestFromHex(std::string(64, '0')), Digest{});
+    EXPECT_EQ(digestFromHex(toHex(sha256({}))), sha256({}));
 }
 
 } // namespace airlock

@@ -153,9 +153,9 @@ std::string printed(const std::function<void(const ProgressStyle&)>& work,
     EXPECT_FALSE(style.live);
     style.live = live;
     work(style);
-    Bytes data = readFile(::fileno(file), 1U << 20, "progress");
+    std::string out(asText(readFile(::fileno(file), 1U << 20, "progress")));
     std::fclose(file);
-    return std::string(data.begin(), data.end());
+    return out;
 }
 
 TEST(Progress, PlainLinesWhenThereIsNoTerminal)

@@ -56,8 +56,7 @@ TEST(Diff, PatchMakesOneTextOfTheOther)
         options.workingDirectory = directory.path();
         ProcessOutput output = runProgram(options);
         ASSERT_TRUE(output.status.ok()) << output.out << output.err;
-        Bytes patched = readFile(directory.path() / "text", 1U << 16);
-        EXPECT_EQ(std::string(patched.begin(), patched.end()), after);
+        EXPECT_EQ(readTextFile(directory.path() / "text", 1U << 16), after);
         EXPECT_EQ(output.out.find("offset"), std::string::npos) << output.out;
     }
 }

@@ -31,7 +31,7 @@ class EnrolTest : public testing::Test
         record.log = log;
         machine::EnrolmentRequest wanted;
         wanted.name = "boot1";
-        wanted.addressRoot = trust::Secret(32);
+        wanted.addressRoot = Secret(32);
         try
         {
             approveEnrolment(record, {key, clean, 3}, std::move(wanted));

@@ -11,8 +11,7 @@ namespace airlock::test
 
 inline Digest hashOf(std::string_view text)
 {
-    return sha256(ByteView(reinterpret_cast<const std::uint8_t*>(text.data()),
-                           text.size()));
+    return sha256(asBytes(text));
 }
 
 /** Writes little-endian numbers. */

@@ -11,18 +11,15 @@ namespace airlock
 namespace
 {
 
-std::string textOf(const Bytes& data)
-{
-    return std::string(data.begin(), data.end());
-}
-
 TEST(File, WriteAtomicReplacesContentAndLeavesNothingBehind)
 {
     TempDirectory dir;
     auto path = dir.path() / "state";
     writeFileAtomic(path, std::string_view("old"));
     writeFileAtomic(path, std::string_view("new"), 0600);
-    EXPECT_EQ(textOf(readFile(path, 100)), "new");
+    EXPECT_EQ(readTextFile(path, 100), "new");
+    EXPECT_EQ(readFile(path, 3), (Bytes{'n', 'e', 'w'}));
+    EXPECT_THROW(readTextFile(path, 2), Refused);
     struct stat info = {};
     ASSERT_EQ(::stat(path.c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 0777, 0600U);

@@ -1,5 +1,4 @@
-#include "common/error.hpp"
-#include "common/file.hpp"
+#include "config_case.hpp"
 #include "hostagent/daemon/config.hpp"
 #include "manual_page.hpp"
 
@@ -17,31 +16,10 @@ using ::testing::HasSubstr;
 
 constexpr const char* server = "[[server]]\nname = 'a'\nhost = 'h'\n";
 
-class HostdConfig : public ::testing::Test
+class HostdConfig : public test::ConfigCase<readConfig>
 {
   protected:
-    Config read(const std::string& text)
-    {
-        writeFileAtomic(path(), text);
-        return readConfig(path());
-    }
-
-    std::string errorOf(const std::string& text)
-    {
-        try
-        {
-            read(text);
-        }
-        catch (const Error& error)
-        {
-            return error.what();
-        }
-        return "accepted";
-    }
-
-    std::filesystem::path path() { return directory.path() / "hostd.toml"; }
-
-    TempDirectory directory;
+    HostdConfig() : ConfigCase("hostd.toml") {}
 };
 
 TEST_F(HostdConfig, AServerIsEnough)
@@ -54,7 +32,7 @@ TEST_F(HostdConfig, AServerIsEnough)
     EXPECT_EQ(config.reboot.attempts, 3U);
     ASSERT_EQ(config.servers.size(), 1U);
     EXPECT_EQ(config.servers[0].endpoint.port, 7420);
-    EXPECT_THAT(errorOf(""), HasSubstr("no [[server]]"));
+    EXPECT_THAT(refusal(""), HasSubstr("no [[server]]"));
 }
 
 TEST_F(HostdConfig, ValuesArriveWhereTheyBelong)
@@ -77,18 +55,18 @@ TEST_F(HostdConfig, ValuesArriveWhereTheyBelong)
 TEST_F(HostdConfig, WhatCannotBeIsSaidWithItsLine)
 {
     std::string tail = std::string("\n") + server;
-    EXPECT_THAT(errorOf("colour = 1" + tail),
+    EXPECT_THAT(refusal("colour = 1" + tail),
                 HasSubstr("hostd.toml: line 1: colour is not known"));
-    EXPECT_THAT(errorOf("[reboot]\nlimit = 0" + tail),
+    EXPECT_THAT(refusal("[reboot]\nlimit = 0" + tail),
                 HasSubstr("line 2: reboot.limit has to be a number"));
-    EXPECT_THAT(errorOf("[alert]\ncommand = 7" + tail),
+    EXPECT_THAT(refusal("[alert]\ncommand = 7" + tail),
                 HasSubstr("line 2: alert.command has to be a text"));
-    EXPECT_THAT(errorOf("[alert]\nwebhook = 'ftp://x'" + tail),
+    EXPECT_THAT(refusal("[alert]\nwebhook = 'ftp://x'" + tail),
                 HasSubstr("webhook: is no URL"));
-    EXPECT_THAT(errorOf("metrics = 1" + tail), HasSubstr("be a table"));
-    EXPECT_THAT(errorOf(std::string(server) + server),
+    EXPECT_THAT(refusal("metrics = 1" + tail), HasSubstr("be a table"));
+    EXPECT_THAT(refusal(std::string(server) + server),
                 HasSubstr("line 4: there are two servers a"));
-    EXPECT_THAT(errorOf("[[server]]\nname = 'a'"),
+    EXPECT_THAT(refusal("[[server]]\nname = 'a'"),
                 HasSubstr("needs a name and a host"));
 }
 

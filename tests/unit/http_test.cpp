@@ -1,6 +1,7 @@
 #include "common/error.hpp"
 #include "common/http_client.hpp"
 #include "common/http_server.hpp"
+#include "error_of.hpp"
 #include "test_pki.hpp"
 
 #include <gmock/gmock.h>
@@ -15,6 +16,7 @@ namespace airlock::http
 namespace
 {
 
+using test::errorOf;
 using testing::ElementsAre;
 using testing::HasSubstr;
 
@@ -381,15 +383,8 @@ TEST_F(HttpTest, aServerWithAnotherNameIsRefused)
     Server second(options, pki.server(),
                   [this](const Request& request) { return on(request); });
     other.port = second.port();
-    try
-    {
-        Client(other, pki.client()).call("GET", "/a");
-        FAIL();
-    }
-    catch (const Refused& refused)
-    {
-        EXPECT_THAT(refused.what(), HasSubstr("IP address mismatch"));
-    }
+    EXPECT_THAT(errorOf([&] { Client(other, pki.client()).call("GET", "/a"); }),
+                HasSubstr("IP address mismatch"));
 }
 
 TEST_F(HttpTest, aSlowBodyIsEnded)
@@ -442,6 +437,11 @@ TEST_F(HttpTest, oneAddressCannotTakeAllConnections)
         clients.back().call("GET", "/a");
     }
     EXPECT_THROW(client().call("GET", "/a"), Error);
+    {
+        std::lock_guard lock(seen.mutex);
+        EXPECT_THAT(seen.notices,
+                    testing::Contains("refused: too many connections"));
+    }
     clients.pop_back();
     for (int i = 0; server->connections() > 1 && i < 100; i++)
     {

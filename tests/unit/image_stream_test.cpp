@@ -1,5 +1,6 @@
 #include "common/file.hpp"
 #include "devmodel/handover/image_stream.hpp"
+#include "error_of.hpp"
 
 #include <gtest/gtest.h>
 
@@ -13,6 +14,8 @@ namespace airlock::handover
 {
 namespace
 {
+
+using test::errorOf;
 
 constexpr std::uint64_t imageBytes = 9 * memoryChunkBytes + memoryPageBytes;
 
@@ -67,17 +70,11 @@ Bytes content(int fd)
 
 std::string refusal(const Bytes& data)
 {
-    try
-    {
+    return errorOf([&] {
         ImageStreamReader reader(imageBytes, [](const ImageChunk&) {});
         reader.feed(data);
         reader.finish();
-    }
-    catch (const Refused& refused)
-    {
-        return refused.what();
-    }
-    return "";
+    });
 }
 
 TEST(ImageStream, ComesBackAsItWas)

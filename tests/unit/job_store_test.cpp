@@ -1,6 +1,8 @@
+#include "boot_request.hpp"
 #include "bootsrv/job_store.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
+#include "error_of.hpp"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -18,6 +20,7 @@ namespace
 {
 
 using http::Problem;
+using test::errorOf;
 using testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -25,30 +28,16 @@ constexpr std::uint64_t diskBytes = 4U << 20;
 
 JobRequest request(const std::string& tenant = "blue", std::size_t disks = 1)
 {
-    JobRequest out;
-    out.job =
-        handover::JobTicket::issue("9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 7);
-    out.guest.uuid = out.job.vm;
-    out.guest.memory = 64U << 20;
+    JobRequest out = test::smallRequest(diskBytes, tenant);
     out.guest.nics = {{"52:54:00:a1:0c:02"}};
-    out.disks.assign(disks, {diskBytes, false});
+    out.disks.resize(disks, out.disks.front());
     out.timeout = std::chrono::seconds(60);
-    out.tenant = tenant;
     return out;
 }
 
-/** An image of `bytes` bytes with one page of this value, as a stream. */
 Bytes image(std::uint8_t value, std::uint64_t bytes = diskBytes)
 {
-    UniqueFd fd = createMemfd("disk", bytes);
-    Bytes page(4096, value);
-    writeAllAt(fd.get(), page, 8192);
-    handover::FileImage source(fd.get(), bytes);
-    Bytes out;
-    handover::writeImageStream(source, [&out](ByteView data) {
-        out.insert(out.end(), data.begin(), data.end());
-    });
-    return out;
+    return test::imageStream(bytes, 2, value);
 }
 
 std::string codeOf(const std::function<void()>& call)
@@ -319,9 +308,7 @@ TEST_F(JobStoreTest, jobsFromBeforeTheMachineWasRestartedAreLost)
 {
     std::string id = queue();
     fs::path file = pathOf(id) / "state.json";
-    Bytes bytes = readFile(file, 1U << 20);
-    Json state = parseJson(
-        {reinterpret_cast<char*>(bytes.data()), bytes.size()}, "state");
+    Json state = parseJson(readTextFile(file, 1U << 20), "state");
     state["boot-id"] = "another";
     writeFileAtomic(file, dumpJson(state));
     open();
@@ -493,15 +480,7 @@ TEST(JobRequest, refusesWhatCannotBeStarted)
     auto refused = [](const char* where, const Json& value) {
         Json document = request().toJson();
         document[Json::json_pointer(where)] = value;
-        try
-        {
-            JobRequest::parse(dumpJson(document));
-        }
-        catch (const Refused& error)
-        {
-            return std::string(error.what());
-        }
-        return std::string("accepted");
+        return errorOf([&] { JobRequest::parse(dumpJson(document)); });
     };
     EXPECT_THAT(refused("/job/vm", "x"), HasSubstr("job.vm"));
     EXPECT_THAT(refused("/job/nonce", "00"), HasSubstr("job.nonce"));

@@ -1,4 +1,5 @@
 #include "common/json.hpp"
+#include "error_of.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,27 +9,14 @@ namespace airlock
 namespace
 {
 
-/** The text of the refusal that `action` ends in. */
-template <typename Action>
-std::string refusal(const Action& action)
-{
-    try
-    {
-        action();
-    }
-    catch (const Refused& error)
-    {
-        return error.what();
-    }
-    return "not refused";
-}
+using test::errorOf;
 
 TEST(ParseJson, RefusesWhatIsNoJsonNamingTheDocument)
 {
     for (const char* text :
          {"", "{", "{} {}", "nul", "[1,]", "\"\xff\"", "1e999", "{\"a\":1"})
     {
-        EXPECT_THAT(refusal([&] { parseJson(text, "manifest"); }),
+        EXPECT_THAT(errorOf([&] { parseJson(text, "manifest"); }),
                     testing::StartsWith("manifest: is not valid JSON"))
             << text;
     }
@@ -52,17 +40,17 @@ TEST(JsonField, ErrorsCarryThePath)
     Json doc = parseJson(R"({"job":{"nonce":7,"list":[1,"x"]}})", "manifest");
     JsonField root(doc, "manifest");
     JsonField job = root.at("job");
-    EXPECT_EQ(refusal([&] { job.at("nonce").string(); }),
+    EXPECT_EQ(errorOf([&] { job.at("nonce").string(); }),
               "manifest: job.nonce: is no string");
-    EXPECT_EQ(refusal([&] { job.at("list").element(1).u64(); }),
+    EXPECT_EQ(errorOf([&] { job.at("list").element(1).u64(); }),
               "manifest: job.list[1]: is no non-negative whole number");
-    EXPECT_EQ(refusal([&] { job.at("list").element(2); }),
+    EXPECT_EQ(errorOf([&] { job.at("list").element(2); }),
               "manifest: job.list: has no element 2");
-    EXPECT_EQ(refusal([&] { root.at("vm"); }),
+    EXPECT_EQ(errorOf([&] { root.at("vm"); }),
               "manifest: member \"vm\" is missing");
-    EXPECT_EQ(refusal([&] { job.at("nonce").at("x"); }),
+    EXPECT_EQ(errorOf([&] { job.at("nonce").at("x"); }),
               "manifest: job.nonce: is no object");
-    EXPECT_EQ(refusal([&] { root.onlyKeys({"vm"}); }),
+    EXPECT_EQ(errorOf([&] { root.onlyKeys({"vm"}); }),
               "manifest: unknown member \"job\"");
 }
 

@@ -142,10 +142,11 @@ TEST_F(KeptStoreTest, WhatIsOlderThanTheAnchorSaysIsRefused)
     std::uint64_t half = diskBytes / 2 / Platter::sector;
     bool firstSlot = platter.sectors.contains(0);
     ASSERT_TRUE(firstSlot && platter.sectors.contains(half));
+    std::size_t refusals = 0;
     for (std::uint64_t slot : {std::uint64_t{0}, half})
     {
         platter = current;
-        platter.sectors[slot][60] ^= 1;
+        platter.sectors[slot][50] ^= 1; // the text begins at 48
         try
         {
             EXPECT_EQ(text(), "second");
@@ -153,8 +154,10 @@ TEST_F(KeptStoreTest, WhatIsOlderThanTheAnchorSaysIsRefused)
         catch (const Refused& refused)
         {
             EXPECT_THAT(refused.what(), HasSubstr("an older one"));
+            refusals++;
         }
     }
+    EXPECT_EQ(refusals, 1U) << "without the one in force";
 }
 
 TEST_F(KeptStoreTest, ErasingLeavesNothingThatTheKeyOpens)

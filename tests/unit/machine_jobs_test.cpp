@@ -1,3 +1,4 @@
+#include "boot_request.hpp"
 #include "bootsrv/machine/machine_jobs.hpp"
 #include "common/error.hpp"
 #include "common/file.hpp"
@@ -19,6 +20,7 @@ using boot::JobState;
 using boot::ResultFile;
 using test::CutAnchor;
 using test::CutBlocks;
+using test::imageStream;
 using test::Platter;
 using test::Power;
 using test::PowerCut;
@@ -31,32 +33,12 @@ constexpr std::uint64_t stagingBytes = 256 * mib;
 constexpr std::uint64_t diskBytes = mib;
 constexpr std::uint64_t memoryBytes = 16 * mib;
 
-boot::JobRequest smallRequest()
+/** With a disk that is read only. */
+boot::JobRequest twoDisks()
 {
-    boot::JobRequest out;
-    out.job =
-        handover::JobTicket::issue("9d1f6a52-7c0e-4a39-8f10-5b7d2c34e601", 1);
-    out.guest.name = "test";
-    out.guest.uuid = out.job.vm;
-    out.guest.vcpus = 1;
+    boot::JobRequest out = test::smallRequest(diskBytes);
     out.guest.memory = memoryBytes;
-    out.disks = {{diskBytes, false}, {diskBytes, true}};
-    out.policy = "after:1";
-    out.timeout = std::chrono::seconds(120);
-    out.tenant = "blue";
-    return out;
-}
-
-/** An image with one page of data, as a stream. */
-Bytes imageStream(std::uint64_t bytes, std::uint64_t page, std::uint8_t fill)
-{
-    UniqueFd fd = createMemfd("image", bytes);
-    writeAllAt(fd.get(), Bytes(4096, fill), page * 4096);
-    handover::FileImage image(fd.get(), bytes);
-    Bytes out;
-    handover::writeImageStream(image, [&out](ByteView data) {
-        out.insert(out.end(), data.begin(), data.end());
-    });
+    out.disks.push_back({diskBytes, true});
     return out;
 }
 
@@ -104,9 +86,7 @@ class PretendedBoot
 
     void leaveReport(const std::string& text)
     {
-        writeRecord(
-            out_, layout_.result,
-            {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()});
+        writeRecord(out_, layout_.result, asBytes(text));
         out_.sync();
     }
 
@@ -116,8 +96,7 @@ class PretendedBoot
         CryptArea first(staging, Layout::firstArea(), key_, inArea);
         Slot slot = Layout::requestSlot();
         Bytes text = readRecord(first, slot, findRecord(first, slot).value());
-        return boot::JobRequest::parse(
-            {reinterpret_cast<const char*>(text.data()), text.size()});
+        return boot::JobRequest::parse(asText(text));
     }
 
     Secret key_;
@@ -222,8 +201,7 @@ class MachineJobsTest : public testing::Test
             return readAll(*jobs().result("host1", id, file, disk));
         };
         Bytes text = get(ResultFile::manifest);
-        handover::Manifest manifest = handover::Manifest::parse(
-            {reinterpret_cast<const char*>(text.data()), text.size()});
+        handover::Manifest manifest = handover::Manifest::parse(asText(text));
         EXPECT_NO_THROW(manifest.requireJob(request.job));
         EXPECT_EQ(manifest.deviceStateSha256, sha256(Bytes(5000, 0x51)));
         EXPECT_EQ(get(ResultFile::state), Bytes(5000, 0x51));
@@ -244,7 +222,7 @@ class MachineJobsTest : public testing::Test
     Secret key = Secret::random();
     Power endless;
     std::optional<Life> life;
-    boot::JobRequest request = smallRequest();
+    boot::JobRequest request = twoDisks();
 };
 
 TEST_F(MachineJobsTest, AJobFromBeginningToEnd)
@@ -302,7 +280,7 @@ TEST_F(MachineJobsTest, OneJobAtATimeAndOnlyItsOwners)
 {
     powerCycle();
     std::string id = jobs().create("host1", request).status.id;
-    boot::JobRequest other = smallRequest();
+    boot::JobRequest other = twoDisks();
     EXPECT_EQ(codeOf([&] { jobs().create("host1", other); }),
               "429 too-many-jobs");
     EXPECT_EQ(codeOf([&] { jobs().create("host2", request); }),
@@ -317,10 +295,10 @@ TEST_F(MachineJobsTest, OneJobAtATimeAndOnlyItsOwners)
 TEST_F(MachineJobsTest, WhatDoesNotFitIsRefused)
 {
     powerCycle();
-    boot::JobRequest large = smallRequest();
+    boot::JobRequest large = twoDisks();
     large.disks[0].bytes = 200 * mib;
     EXPECT_EQ(codeOf([&] { jobs().create("host1", large); }), "413 too-large");
-    boot::JobRequest slow = smallRequest();
+    boot::JobRequest slow = twoDisks();
     slow.timeout = std::chrono::seconds(86400);
     EXPECT_EQ(codeOf([&] { jobs().create("host1", slow); }),
               "refused job request: timeout-seconds");
@@ -352,7 +330,7 @@ TEST_F(MachineJobsTest, AFailedJobSaysWhyAndGivesWay)
 {
     for (const char* code : {"timeout", "boot-failed", "no-space", "internal"})
     {
-        request = smallRequest();
+        request = twoDisks();
         std::string id = finish(code);
         jobs().collect();
         boot::JobStatus status = jobs().status("host1", id);
@@ -368,7 +346,7 @@ TEST_F(MachineJobsTest, AFailedJobSaysWhyAndGivesWay)
 TEST_F(MachineJobsTest, ResultsAreHostileInput)
 {
     auto failure = [this](const std::function<void(PretendedBoot&)>& leave) {
-        request = smallRequest();
+        request = twoDisks();
         life.reset();
         powerCycle();
         if (auto old = life->kept.get().job)
@@ -458,7 +436,7 @@ TEST_F(MachineJobsTest, AResultIsTheSameAfterARestart)
     powerCycle();
     KeptJob job = life->kept.get().job.value();
     Layout layout = Layout::of(job.request, stagingBytes);
-    CryptArea out(life->staging, layout.out, job.key, outArea);
+    CryptArea out(life->staging, layout.out, *job.key, outArea);
     writeRecord(out, *layout.deltas.at(0), imageStream(diskBytes, 4, 0x54));
     jobs().collect();
     EXPECT_EQ(jobs().status("host1", id).error.value().code, "lost");
@@ -497,23 +475,31 @@ TEST_F(MachineJobsTest, OfAJobThatIsGoneNothingCanBeRead)
 {
     std::string id = finish();
     jobs().collect();
-    Secret jobKey = life->kept.get().job->key;
-    Platter secret = stagingPlatter;
-    jobs().remove("host1", id);
-    powerCycle();
-    // Its key is not in what is kept any more, whichever slot is read.
-    for (std::uint64_t slot : {std::uint64_t{0}, keptBytes / 2})
-    {
+    const std::string jobKey = toHex(life->kept.get().job->key->view());
+    /** What can be read of the kept record without one of its slots. */
+    auto keptWithout = [this](std::uint64_t slot) {
         Platter one = keptPlatter;
         one.sectors[slot / Platter::sector] = {};
         Power power;
         CutBlocks blocks(one, keptBytes, power);
         std::uint64_t none = 0;
-        KeptStore store(blocks, key, std::make_shared<CutAnchor>(none, power));
-        EXPECT_EQ(store.load().find(toHex(jobKey.view())), std::string::npos);
+        return KeptStore(blocks, key, std::make_shared<CutAnchor>(none, power))
+            .load();
+    };
+    constexpr std::uint64_t slots[] = {0, keptBytes / 2};
+    EXPECT_THAT((std::vector{keptWithout(slots[0]), keptWithout(slots[1])}),
+                testing::Contains(HasSubstr(jobKey)));
+    Platter secret = stagingPlatter;
+    jobs().remove("host1", id);
+    powerCycle();
+    // Its key is not in what is kept any more, whichever slot is read.
+    for (std::uint64_t slot : slots)
+    {
+        EXPECT_EQ(keptWithout(slot).find(jobKey), std::string::npos);
     }
     // And the sentinels were never there in clear.
     Bytes sentinel(64, 0x52);
+    EXPECT_GT(secret.sectors.size(), 8U); // a page takes 8
     for (const auto& [sector, bytes] : secret.sectors)
     {
         EXPECT_EQ(std::search(bytes.begin(), bytes.end(), sentinel.begin(),
@@ -702,7 +688,7 @@ TEST_F(MachineJobsPowerTest, APowerCutAtAnyWriteLosesNothingThatWasTold)
             keptPlatter = kept;
             number = anchor;
             stagingPlatter = {};
-            request = smallRequest();
+            request = twoDisks();
             ends[wholeWay(cut, seed)]++;
         }
     }

@@ -22,9 +22,8 @@ class ManualPage
   public:
     explicit ManualPage(const std::string& name)
     {
-        Bytes bytes =
-            readFile(std::filesystem::path(AIRLOCK_MANUAL) / name, 1U << 20);
-        std::istringstream input(std::string(bytes.begin(), bytes.end()));
+        std::istringstream input(readTextFile(
+            std::filesystem::path(AIRLOCK_MANUAL) / name, 1U << 20));
         for (std::string line; std::getline(input, line);)
         {
             lines_.push_back(line);
@@ -43,7 +42,8 @@ class ManualPage
         return out;
     }
 
-    /** A file of all keys that have a default, but those of servers. */
+    /** A file of all keys that have a default, but those of servers. Error
+     * when there is none. */
     std::string defaults() const
     {
         std::string out;
@@ -64,10 +64,11 @@ class ManualPage
             out += key.substr(dot == std::string::npos ? 0 : dot + 1) + " = " +
                    value + "\n";
         }
+        requireSome(out, "default");
         return out;
     }
 
-    /** The literal block of the section EXAMPLE. */
+    /** The literal block of the section EXAMPLE; Error when there is none. */
     std::string example() const
     {
         std::string out;
@@ -79,10 +80,20 @@ class ManualPage
                 out += line->substr(4) + "\n";
             }
         }
+        requireSome(out, "example");
         return out;
     }
 
   private:
+    /** A program takes an empty file as well, and nothing would be tested. */
+    static void requireSome(const std::string& found, const char* what)
+    {
+        if (found.empty())
+        {
+            throw Error(std::string("the manual has no ") + what);
+        }
+    }
+
     /** Keys with their defaults, in the order of the page. */
     std::vector<std::pair<std::string, std::string>> terms() const
     {

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 using namespace std::chrono_literals;
 
@@ -103,15 +104,30 @@ TEST(Process, WaitTimesOutAndKillEnds)
     child.signal(SIGTERM); // no effect on whoever has the number now
 }
 
+/** A script that has said something: what comes before that is done. */
+Process ready(const std::string& script)
+{
+    int ends[2] = {-1, -1};
+    EXPECT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    UniqueFd in(ends[0]);
+    UniqueFd out(ends[1]);
+    SpawnOptions options = shell(script);
+    options.stdoutFd = out.get();
+    Process child(options);
+    out.reset();
+    char said = 0;
+    EXPECT_EQ(::read(in.get(), &said, 1), 1) << script;
+    return child;
+}
+
 TEST(Process, TerminateAsksFirstAndInsistsLater)
 {
-    Process polite(shell("trap 'exit 5' TERM; echo; while :; do sleep 0.01; "
-                         "done"));
-    std::this_thread::sleep_for(100ms);
+    Process polite =
+        ready("trap 'exit 5' TERM; echo; while :; do sleep 0.01; done");
     EXPECT_EQ(polite.terminate(10s).code, 5);
 
-    Process stubborn(shell("trap '' TERM; while :; do sleep 0.01; done"));
-    std::this_thread::sleep_for(100ms);
+    Process stubborn =
+        ready("trap '' TERM; echo; while :; do sleep 0.01; done");
     EXPECT_EQ(stubborn.terminate(50ms).signal, SIGKILL);
 }
 

@@ -4,6 +4,7 @@
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/schema.hpp"
 #include "devmodel/handover/stream.hpp"
+#include "error_of.hpp"
 #include "tests/unit/recordings.hpp"
 
 #include <unistd.h>
@@ -232,7 +233,7 @@ class Guest
     /** Why it is refused; "" if it is not. */
     std::string refused() const
     {
-        return refusal([&] { admit(); });
+        return errorOf([&] { admit(); });
     }
 
     std::vector<handover::Section> candidate;

@@ -49,19 +49,4 @@ inline std::vector<std::string> recordedStreams(const std::string& prefix = "")
     return names;
 }
 
-/** Runs f and returns the text of the Refused that it throws; "" if none. */
-template <typename F>
-std::string refusal(F&& f)
-{
-    try
-    {
-        std::forward<F>(f)();
-    }
-    catch (const Refused& refused)
-    {
-        return refused.what();
-    }
-    return "";
-}
-
 } // namespace airlock::test

@@ -1,6 +1,7 @@
 #include "devmodel/catalog/catalog.hpp"
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/handover/stream.hpp"
+#include "error_of.hpp"
 #include "tests/unit/test_streams.hpp"
 
 #include <gmock/gmock.h>
@@ -13,7 +14,7 @@ namespace airlock::handover
 namespace
 {
 
-using test::refusal;
+using test::errorOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -216,13 +217,13 @@ TEST(Reduce, KeepsPayloadsAsTheyAre)
 
 TEST(Reduce, RefusesDevicesThatTheCatalogLacks)
 {
-    EXPECT_EQ(refusal([] { reduce(sectionsOf("q35-vapic")); }),
+    EXPECT_EQ(errorOf([] { reduce(sectionsOf("q35-vapic")); }),
               "kvm-tpr-opt/0: section is of no device in the catalog");
-    EXPECT_THAT(refusal([] { reduce(sectionsOf("pc")); }),
+    EXPECT_THAT(errorOf([] { reduce(sectionsOf("pc")); }),
                 HasSubstr("section is of no device in the catalog"));
     // A parser's name for something else than a device section.
-    EXPECT_NE(refusal([] { reduce({{{"ram", 0, 4}, {}}}); }), "");
-    EXPECT_NE(refusal([] { reduce({{{"", 0, 4}, {}}}); }), "");
+    EXPECT_NE(errorOf([] { reduce({{{"ram", 0, 4}, {}}}); }), "");
+    EXPECT_NE(errorOf([] { reduce({{{"", 0, 4}, {}}}); }), "");
 }
 
 TEST(Reduce, RefusesDuplicates)
@@ -232,7 +233,7 @@ TEST(Reduce, RefusesDuplicates)
     {
         std::vector<Section> twice = sections;
         twice.push_back(sections[i]);
-        EXPECT_EQ(refusal([&] { reduce(twice); }),
+        EXPECT_EQ(errorOf([&] { reduce(twice); }),
                   label(sections[i].id) + ": section appears twice");
     }
 }

@@ -2,6 +2,7 @@
 #include "devmodel/handover/schema_tables/fields.hpp"
 #include "devmodel/handover/schema_tables/tables.hpp"
 #include "devmodel/handover/stream.hpp"
+#include "error_of.hpp"
 #include "tests/unit/admit_guest.hpp"
 #include "tests/unit/described.hpp"
 #include "tests/unit/test_streams.hpp"
@@ -16,10 +17,10 @@ namespace
 
 using namespace airlock;
 using namespace airlock::handover;
+using airlock::test::errorOf;
 using airlock::test::Guest;
 using airlock::test::loadStream;
 using airlock::test::notDescribed;
-using airlock::test::refusal;
 using testing::AllOf;
 using testing::Contains;
 using testing::Field;
@@ -205,7 +206,7 @@ TEST(Schema, RefusesBytesBehindASection)
     for (Section& section : guest.candidate)
     {
         section.payload.push_back(0);
-        EXPECT_THAT(refusal([&] { parseSection(section); }),
+        EXPECT_THAT(errorOf([&] { parseSection(section); }),
                     HasSubstr("1 bytes are left over"))
             << label(section.id);
     }
@@ -218,11 +219,11 @@ TEST(Schema, KnowsSectionsByNameAndVersion)
               &tables::virtioBlk);
     EXPECT_EQ(findSchema({"cpu", 0, 11}), nullptr);
     EXPECT_EQ(findSchema({"i8254", 0, 3}), nullptr);
-    EXPECT_THAT(refusal([] {
+    EXPECT_THAT(errorOf([] {
                     parseSection({{"i8254", 0, 3}, {}});
                 }),
                 HasSubstr("i8254/0: there is no table for this section"));
-    EXPECT_THAT(refusal([] {
+    EXPECT_THAT(errorOf([] {
                     sectionSize({"cpu", 1, 11}, {});
                 }),
                 HasSubstr("cpu/1: there is no table for this section in "
@@ -283,7 +284,7 @@ TEST_P(Bounds, AreChecked)
     guest.change(GetParam().section, [](Record& state) {
         state.number(GetParam().field) = GetParam().value;
     });
-    EXPECT_THAT(refusal([&] {
+    EXPECT_THAT(errorOf([&] {
                     parseSection(
                         Guest::find(guest.candidate, GetParam().section));
                 }),
@@ -319,7 +320,7 @@ TEST(Schema, RefusesConsoleOutputInFlight)
         Rows& ports = state.rows("ports");
         ports.at(0, ports.column("elem_popped")) = 1;
     });
-    EXPECT_THAT(refusal([&] {
+    EXPECT_THAT(errorOf([&] {
                     parseSection(
                         Guest::find(guest.candidate, "virtio-console"));
                 }),
@@ -376,11 +377,11 @@ TEST(SchemaEngine, ReadsValuesAndSubsections)
 
 TEST(SchemaEngine, RefusesBooleansAndUnusedBytesWithOtherValues)
 {
-    EXPECT_THAT(refusal([] {
+    EXPECT_THAT(errorOf([] {
                     parseSmall({2, 0, 0, 0, 0, 0, 0});
                 }),
                 HasSubstr("here: flag: is 0x2, not 0 or 1"));
-    EXPECT_THAT(refusal([] {
+    EXPECT_THAT(errorOf([] {
                     parseSmall({1, 0, 9, 0, 0, 0, 0});
                 }),
                 HasSubstr("unused: has data in bytes that are not used"));
@@ -390,25 +391,25 @@ TEST(SchemaEngine, RefusesSubsectionsThatQemuWouldNotWrite)
 {
     Bytes bytes = smallBytes();
     addSubsection(addSubsection(bytes, "small/first"), "small/first");
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }),
+    EXPECT_THAT(errorOf([&] { parseSmall(bytes); }),
                 HasSubstr("small/first/: is there twice or out of order"));
 
     bytes = smallBytes();
     addSubsection(addSubsection(bytes, "small/second", 3), "small/first");
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }), HasSubstr("out of order"));
+    EXPECT_THAT(errorOf([&] { parseSmall(bytes); }), HasSubstr("out of order"));
 
     bytes = smallBytes();
     EXPECT_THAT(
-        refusal([&] { parseSmall(addSubsection(bytes, "small/second", 2)); }),
+        errorOf([&] { parseSmall(addSubsection(bytes, "small/second", 2)); }),
         HasSubstr("has version 2, not 3"));
 
     bytes = smallBytes();
-    EXPECT_THAT(refusal([&] { parseSmall(addSubsection(bytes, "small/x")); }),
+    EXPECT_THAT(errorOf([&] { parseSmall(addSubsection(bytes, "small/x")); }),
                 HasSubstr("is not a subsection that this device has"));
 
     bytes = smallBytes();
     EXPECT_THAT(
-        refusal([&] { parseSmall(addSubsection(bytes, "small/never")); }),
+        errorOf([&] { parseSmall(addSubsection(bytes, "small/never")); }),
         HasSubstr("for a reason"));
 }
 
@@ -416,7 +417,7 @@ TEST(SchemaEngine, RefusesSubsectionNamesWithZeroBytes)
 {
     Bytes bytes = smallBytes();
     addSubsection(bytes, std::string("small/first\0", 12));
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }),
+    EXPECT_THAT(errorOf([&] { parseSmall(bytes); }),
                 HasSubstr("small/first?/: is not a subsection"));
 }
 
@@ -435,10 +436,10 @@ TEST(SchemaEngine, RefusesACutSubsection)
     Bytes bytes = smallBytes();
     addSubsection(bytes, "small/first");
     bytes.pop_back();
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }),
+    EXPECT_THAT(errorOf([&] { parseSmall(bytes); }),
                 HasSubstr("small/first/extra: is cut short"));
     bytes.resize(bytes.size() - 3);
-    EXPECT_THAT(refusal([&] { parseSmall(bytes); }),
+    EXPECT_THAT(errorOf([&] { parseSmall(bytes); }),
                 HasSubstr("small/first/: is cut short"));
 }
 
@@ -462,7 +463,7 @@ TEST(SchemaEngine, RefusesWhatQemuWouldTakeForASubsectionOfARow)
         segs.at(1, segs.column("base")) = base << 8;
     });
     EXPECT_THAT(
-        refusal([&] { parseSection(Guest::find(guest.candidate, "cpu")); }),
+        errorOf([&] { parseSection(Guest::find(guest.candidate, "cpu")); }),
         HasSubstr("env.segs[0]: is followed by what QEMU would take"));
 }
 

@@ -86,7 +86,7 @@ TEST_F(SealStoreTest, OverwriteLeavesNothingOfTheRequest)
     SealRecord record;
     record.request.emplace();
     record.request->name = "one";
-    record.request->addressRoot = trust::Secret(ByteView(Bytes(32, 0xab)));
+    record.request->addressRoot = Secret(ByteView(Bytes(32, 0xab)));
     record.request->site = Json{{"tls", "a private key"}};
     store.write(recordWithLog(1));
     store.write(record);

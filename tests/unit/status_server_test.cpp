@@ -2,6 +2,7 @@
 #include "common/file.hpp"
 #include "common/socket.hpp"
 #include "common/status_server.hpp"
+#include "error_of.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -14,6 +15,7 @@ namespace airlock
 namespace
 {
 
+using test::errorOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -134,7 +136,8 @@ TEST(StatusUnix, ListensOnASocketThatGoesAwayWithIt)
         EXPECT_THAT(
             exchange(connectUnix(path, 5s), "GET /metrics HTTP/1.1\r\n\r\n"),
             EndsWith("path /metrics"));
-        EXPECT_THROW(StatusServer(path, pages), Error);
+        EXPECT_THAT(errorOf<Error>([&] { StatusServer(path, pages); }),
+                    HasSubstr("another process listens"));
     }
     EXPECT_FALSE(std::filesystem::exists(path));
 }

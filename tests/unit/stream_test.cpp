@@ -1,4 +1,5 @@
 #include "devmodel/handover/stream.hpp"
+#include "error_of.hpp"
 #include "tests/unit/test_streams.hpp"
 
 #include <gmock/gmock.h>
@@ -10,8 +11,8 @@ namespace
 {
 
 using test::buildStream;
+using test::errorOf;
 using test::loadStream;
-using test::refusal;
 using test::StreamBuilder;
 using ::testing::HasSubstr;
 
@@ -23,7 +24,7 @@ const std::vector<Section> kSections = {
 
 std::string refusedBoot(ByteView stream)
 {
-    return refusal([&] { parseBootStream(stream); });
+    return errorOf([&] { parseBootStream(stream); });
 }
 
 const RamBlock& block(const RamSummary& ram, const std::string& name)
@@ -484,7 +485,7 @@ std::size_t sizeOf(const SectionId& id, ByteView)
 
 std::string refusedProduction(ByteView stream)
 {
-    return refusal([&] { parseProductionStream(stream, sizeOf); });
+    return errorOf([&] { parseProductionStream(stream, sizeOf); });
 }
 
 TEST(ProductionStream, HasExactlyTheAgreedBytes)
@@ -611,7 +612,7 @@ TEST(ProductionStream, SizesFromTheCallbackAreChecked)
          {std::size_t{0}, std::size_t{5}, stream.size(), ~std::size_t{0}})
     {
         auto wrong = [&](const SectionId&, ByteView) { return size; };
-        EXPECT_NE(refusal([&] { parseProductionStream(stream, wrong); }), "");
+        EXPECT_NE(errorOf([&] { parseProductionStream(stream, wrong); }), "");
     }
 }
 

@@ -104,7 +104,7 @@ class SwitchPort : public ::testing::Test
         Enrolment enrolment;
         enrolment.host = "host";
         enrolment.method = Method::mac;
-        enrolment.root = root;
+        enrolment.root = std::make_shared<Secret>(root.view());
         store.save("boot0", enrolment);
     }
 
@@ -621,8 +621,7 @@ class SwitchCalls : public ::testing::Test
     try
     {
         auto exchange = handler({method, {"v1", what}, {who, "airlock-bootd"}});
-        exchange->receive(
-            {reinterpret_cast<const std::uint8_t*>(body.data()), body.size()});
+        exchange->receive(asBytes(body));
         return dumpJson(parseJson(exchange->finish().body, "answer"));
     }
     catch (const http::Problem& problem)

@@ -1,3 +1,4 @@
+#include "error_of.hpp"
 #include "quote_forger.hpp"
 #include "trust/machine.hpp"
 #include "trust/policy.hpp"
@@ -18,24 +19,11 @@ namespace airlock::trust
 namespace
 {
 
+using test::errorOf;
 using test::Forger;
 using test::goodAttributes;
 using test::publicAreaOf;
 using testing::HasSubstr;
-
-template <typename Call>
-std::string errorOf(Call&& call)
-{
-    try
-    {
-        call();
-        return "";
-    }
-    catch (const Refused& refused)
-    {
-        return refused.what();
-    }
-}
 
 class ForgedQuoteTest : public testing::Test
 {

@@ -1,4 +1,5 @@
 #include "devmodel/handover/vmdesc.hpp"
+#include "error_of.hpp"
 #include "tests/unit/test_streams.hpp"
 
 #include <gmock/gmock.h>
@@ -9,7 +10,7 @@ namespace airlock::handover
 namespace
 {
 
-using test::refusal;
+using test::errorOf;
 using ::testing::HasSubstr;
 
 /** A device with an array, a struct that has a subsection, and an array of
@@ -47,7 +48,7 @@ std::string refusedWith(const std::string& pointer, const Json& value)
 {
     Json device = kDevice;
     device[Json::json_pointer(pointer)] = value;
-    return refusal([&] { parse(device); });
+    return errorOf([&] { parse(device); });
 }
 
 std::string refusedPayload(std::size_t at, std::uint8_t value)
@@ -55,7 +56,7 @@ std::string refusedPayload(std::size_t at, std::uint8_t value)
     Bytes payload = kPayload;
     payload.at(at) = value;
     DeviceDesc device = parse(kDevice).devices.at(0);
-    return refusal([&] { checkPayload(device, payload); });
+    return errorOf([&] { checkPayload(device, payload); });
 }
 
 TEST(VmDesc, ReadsADevice)
@@ -93,7 +94,7 @@ TEST(VmDesc, ReadsAnOldStyleDevice)
     EXPECT_EQ(device.body.size, 9U);
 
     old["fields"].push_back(old["fields"][0]);
-    EXPECT_THAT(refusal([&] { parse(old); }), HasSubstr("neither a VMState"));
+    EXPECT_THAT(errorOf([&] { parse(old); }), HasSubstr("neither a VMState"));
 }
 
 TEST(VmDesc, RefusesOtherTextThanADescription)
@@ -102,9 +103,9 @@ TEST(VmDesc, RefusesOtherTextThanADescription)
                              R"({"devices": [1]})", R"({"devices": [{}]})",
                              "{\"devices\": [\xff]}"})
     {
-        EXPECT_NE(refusal([&] { parseVmDesc(text); }), "") << text;
+        EXPECT_NE(errorOf([&] { parseVmDesc(text); }), "") << text;
     }
-    EXPECT_EQ(refusal([] { parseVmDesc(R"({"devices": []})"); }), "");
+    EXPECT_EQ(errorOf([] { parseVmDesc(R"({"devices": []})"); }), "");
 }
 
 TEST(VmDesc, RefusesWrongTypesAndMissingMembers)
@@ -159,7 +160,7 @@ TEST(VmDesc, RefusesSizesBeyondAStream)
                                     {"size", most},
                                     {"array_len", most}});
     }
-    EXPECT_THAT(refusal([&] { parse(device); }),
+    EXPECT_THAT(errorOf([&] { parse(device); }),
                 HasSubstr("fields[0]: describes more bytes than a stream"));
 }
 
@@ -173,14 +174,14 @@ TEST(VmDesc, RefusesTooMuchText)
 {
     std::string deep =
         R"({"devices": )" + std::string(100, '[') + std::string(100, ']') + "}";
-    EXPECT_THAT(refusal([&] { parseVmDesc(deep); }), HasSubstr("deeper"));
+    EXPECT_THAT(errorOf([&] { parseVmDesc(deep); }), HasSubstr("deeper"));
 
     std::string wide = R"({"devices": [0)";
     for (int i = 0; i < 600000; ++i)
     {
         wide += ",0";
     }
-    EXPECT_THAT(refusal([&] { parseVmDesc(wide + "]}"); }),
+    EXPECT_THAT(errorOf([&] { parseVmDesc(wide + "]}"); }),
                 HasSubstr("too many values"));
 
     Json devices = Json::array();
@@ -188,14 +189,14 @@ TEST(VmDesc, RefusesTooMuchText)
     {
         devices.push_back(0);
     }
-    EXPECT_THAT(refusal([&] {
+    EXPECT_THAT(errorOf([&] {
                     parseVmDesc(Json{{"devices", devices}}.dump());
                 }),
                 HasSubstr("4096 are allowed"));
 
     std::string longText =
         R"({"devices": [], "x": ")" + std::string(5U << 20, 'x') + "\"}";
-    EXPECT_NE(refusal([&] { parseVmDesc(longText); }), "");
+    EXPECT_NE(errorOf([&] { parseVmDesc(longText); }), "");
 }
 
 /** Ten levels of arrays of empty structs: small to write, endless to list. */
@@ -216,7 +217,7 @@ TEST(VmDesc, ListingIsBounded)
     inner["instance_id"] = 0;
     DeviceDesc device = parse(inner).devices.at(0);
     EXPECT_NO_THROW(checkPayload(device, {}));
-    EXPECT_THAT(refusal([&] { layOut(device, {}); }),
+    EXPECT_THAT(errorOf([&] { layOut(device, {}); }),
                 HasSubstr("dev/0: has too many fields to list"));
 }
 
@@ -225,7 +226,7 @@ TEST(CheckPayload, RefusesAnotherSize)
     DeviceDesc device = parse(kDevice).devices.at(0);
     for (std::size_t size = 0; size < kPayload.size(); ++size)
     {
-        EXPECT_NE(refusal([&] {
+        EXPECT_NE(errorOf([&] {
                       checkPayload(device, ByteView(kPayload).first(size));
                   }),
                   "")
@@ -233,7 +234,7 @@ TEST(CheckPayload, RefusesAnotherSize)
     }
     Bytes longer = kPayload;
     longer.push_back(0);
-    EXPECT_EQ(refusal([&] { checkPayload(device, longer); }),
+    EXPECT_EQ(errorOf([&] { checkPayload(device, longer); }),
               "dev/1: has 1 bytes more than its description");
 }
 

@@ -2,6 +2,7 @@
 #include "common/http_server.hpp"
 #include "common/socket.hpp"
 #include "common/webhook.hpp"
+#include "error_of.hpp"
 #include "test_pki.hpp"
 
 #include <gmock/gmock.h>
@@ -16,6 +17,7 @@ namespace airlock::http
 namespace
 {
 
+using test::errorOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -118,15 +120,9 @@ TEST(Webhook, SaysWhatTheServerAnswered)
 {
     auto failure = [](const std::string& answer, Milliseconds time) {
         OneAnswer server(answer);
-        try
-        {
+        return errorOf<Error>([&] {
             postJson(server.address(), {{"a", 1}}, time);
-            return std::string("accepted");
-        }
-        catch (const Error& error)
-        {
-            return std::string(error.what());
-        }
+        });
     };
     EXPECT_THAT(failure("HTTP/1.1 500 Oh\r\n\r\n", 10s), HasSubstr("500"));
     EXPECT_THAT(failure("HTTP/1.1 302 Found\r\n\r\n", 10s), HasSubstr("302"));

@@ -59,30 +59,6 @@ constexpr const char* readWitness =
     "\\\"back\\\":%d,\\\"gap\\\":%.2f}\\n\", NR, first, last, back, gap }' "
     "/var/lib/airlock/witness";
 
-void runTool(std::vector<std::string> argv)
-{
-    SpawnOptions options;
-    options.argv = std::move(argv);
-    ProcessOutput output = runProgram(options);
-    if (!output.status.ok())
-    {
-        throw Error(options.argv.front() + ": " + output.err);
-    }
-}
-
-std::string card()
-{
-    return fmt::format(R"(
-    <interface type='bridge'>
-      <mac address='{}'/>
-      <source bridge='{}'/>
-      <model type='virtio'/>
-      <driver name='qemu'/>
-      <address type='pci' domain='0' bus='0' slot='{:#x}' function='0'/>
-    </interface>)",
-                       guestMac, bridge, vm::firstNicSlot);
-}
-
 /** "first life" -> "first-life": markers are named without blanks. */
 std::string markerWord(std::string name)
 {
@@ -198,7 +174,7 @@ void Story::startHost()
     domain.guest.vcpus = spec_.vcpus;
     domain.guest.memory = spec_.memory;
     domain.image = options_.guest;
-    domain.cards = card();
+    domain.cards = rig::bridgeCard(guestMac, bridge);
     domain.kvm = spec_.accelerator == vm::Accelerator::kvm;
     rig::RigSettings settings;
     settings.booted = options_.booted;

@@ -74,6 +74,8 @@ Result admit(const Options& options);
 
 // For both.
 std::string readText(const std::string& path);
+/** The bytes of an argument; Error naming it otherwise. */
+Bytes hexOf(const std::string& text, const char* what);
 /** The bytes of a file with one line of hexadecimal digits. */
 Bytes readHex(const std::string& path);
 std::string pcrText(const Json& values);

@@ -3,7 +3,6 @@
 #include "trust/enroll.hpp"
 
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 
 #include <iterator>
 
@@ -50,19 +49,8 @@ Secret readSecret(const Options& options)
     }
     Bytes text = readFile(options.file, SealedBlob::maxSecret);
     Secret out{ByteView(text)};
-    OPENSSL_cleanse(text.data(), text.size());
+    wipe(text);
     return out;
-}
-
-Bytes hexOf(const std::string& text, const char* what)
-{
-    auto out = fromHex(text);
-    if (!out)
-    {
-        throw Error(std::string(what) +
-                    " is not hexadecimal: " + printable(text));
-    }
-    return *out;
 }
 
 } // namespace

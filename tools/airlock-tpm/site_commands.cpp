@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <openssl/crypto.h>
 
 namespace airlock::tpmtool
 {
@@ -21,24 +20,12 @@ namespace
 
 constexpr std::size_t maxText = 1U << 20;
 
-Bytes hexOf(const std::string& text, const char* what)
-{
-    auto out = fromHex(text);
-    if (!out)
-    {
-        throw Error(std::string(what) +
-                    " is not hexadecimal: " + printable(text));
-    }
-    return *out;
-}
-
 Key readPrivateKey(const std::string& path)
 {
     Bytes bytes = readFile(path, maxText);
     const Secret pem{ByteView(bytes)};
-    OPENSSL_cleanse(bytes.data(), bytes.size());
-    return privateKeyFromPem(
-        {reinterpret_cast<const char*>(pem.view().data()), pem.size()}, path);
+    wipe(bytes);
+    return privateKeyFromPem(asText(pem.view()), path);
 }
 
 EventLog readLog(const std::string& path)
@@ -136,8 +123,18 @@ PcrValues wantedPcrs(const Options& options)
 
 std::string readText(const std::string& path)
 {
-    const Bytes text = readFile(path, maxText);
-    return {text.begin(), text.end()};
+    return readTextFile(path, maxText);
+}
+
+Bytes hexOf(const std::string& text, const char* what)
+{
+    auto out = fromHex(text);
+    if (!out)
+    {
+        throw Error(std::string(what) +
+                    " is not hexadecimal: " + printable(text));
+    }
+    return *out;
 }
 
 std::string pcrText(const Json& values)

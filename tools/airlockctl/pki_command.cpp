@@ -33,8 +33,7 @@ void writeNew(const std::filesystem::path& base, const pki::Credential& both)
 
 std::string readPem(const std::filesystem::path& path)
 {
-    Bytes bytes = readFile(path, maxPem);
-    return {bytes.begin(), bytes.end()};
+    return readTextFile(path, maxPem);
 }
 
 std::string roleOf(const std::string& word)

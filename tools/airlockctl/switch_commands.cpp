@@ -215,8 +215,7 @@ Result switchEnrollCommand(Client& agent, const SwitchArguments& arguments)
     }
     if (arguments.key)
     {
-        Bytes bytes = readFile(*arguments.key, maxKeyFile);
-        parameters["key"] = std::string(bytes.begin(), bytes.end());
+        parameters["key"] = readTextFile(*arguments.key, maxKeyFile);
     }
     if (!arguments.address.empty())
     {

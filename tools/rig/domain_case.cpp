@@ -1,5 +1,7 @@
 #include "tools/rig/domain_case.hpp"
 
+#include "devmodel/vm/guest_spec.hpp"
+
 #include <fmt/format.h>
 
 namespace airlock::rig
@@ -55,6 +57,19 @@ std::string imageDisk(const std::filesystem::path& image)
       <address type='pci' domain='0' bus='0' slot='8' function='0'/>
     </disk>)",
                        image.string());
+}
+
+std::string bridgeCard(const std::string& mac, const std::string& bridge)
+{
+    return fmt::format(R"(
+    <interface type='bridge'>
+      <mac address='{}'/>
+      <source bridge='{}'/>
+      <model type='virtio'/>
+      <driver name='qemu'/>
+      <address type='pci' domain='0' bus='0' slot='{:#x}' function='0'/>
+    </interface>)",
+                       mac, bridge, vm::firstNicSlot);
 }
 
 std::filesystem::path consolePath(const DomainCase& domain,

@@ -30,6 +30,9 @@ struct DomainCase
 /** libvirt's XML of a raw image as the first disk. */
 std::string imageDisk(const std::filesystem::path& image);
 
+/** libvirt's XML of the first network card, on a bridge of the host. */
+std::string bridgeCard(const std::string& mac, const std::string& bridge);
+
 /** libvirt's XML of the domain, the `index`th of a host. `directory`: for the
  * sockets of its console and guest agent. */
 std::string domainXml(const DomainCase& domain, std::size_t index,

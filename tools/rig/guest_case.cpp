@@ -39,9 +39,21 @@ void copyImage(const std::filesystem::path& from,
     }
 }
 
+std::string digestOf(const std::filesystem::path& file)
+{
+    return runTool({"sha256sum", file.string()}, std::chrono::minutes(10))
+        .substr(0, 64);
+}
+
 void preferVarTmp()
 {
     ::setenv("TMPDIR", "/var/tmp", 0);
+}
+
+TempDirectory roomyDirectory(const std::string& prefix)
+{
+    preferVarTmp();
+    return TempDirectory(prefix);
 }
 
 } // namespace airlock::rig

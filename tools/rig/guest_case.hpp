@@ -1,5 +1,7 @@
 #pragma once
 
+#include "common/file.hpp"
+
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -27,8 +29,14 @@ std::filesystem::path imageOf(const std::string& kernel);
 void copyImage(const std::filesystem::path& from,
                const std::filesystem::path& to);
 
-/** A disk of a gigabyte is nothing for a /tmp in memory. Before the first
- * TempDirectory; a user's TMPDIR stays. */
+/** SHA-256 of a file, in hexadecimal. */
+std::string digestOf(const std::filesystem::path& file);
+
+/** A disk of a gigabyte is nothing for a /tmp in memory: TempDirectories of
+ * this process, and of its children, are made elsewhere. A user's TMPDIR stays.
+ */
 void preferVarTmp();
+/** The first of them. */
+TempDirectory roomyDirectory(const std::string& prefix);
 
 } // namespace airlock::rig

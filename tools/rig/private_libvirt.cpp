@@ -182,15 +182,14 @@ PrivateLibvirt::~PrivateLibvirt()
 
 pid_t PrivateLibvirt::qemu(const std::string& domain) const
 {
-    Bytes text = readFile(directory_ / "run/qemu" / (domain + ".pid"), 32);
-    return static_cast<pid_t>(std::stol(std::string(text.begin(), text.end())));
+    return static_cast<pid_t>(std::stol(
+        readTextFile(directory_ / "run/qemu" / (domain + ".pid"), 32)));
 }
 
 std::string PrivateLibvirt::version() const
 {
     constexpr std::string_view mark = "libvirt version: ";
-    Bytes log = readFile(directory_ / "libvirtd.log", 64U << 20);
-    std::string text(log.begin(), log.end());
+    std::string text = readTextFile(directory_ / "libvirtd.log", 64U << 20);
     std::size_t at = text.rfind(mark);
     if (at == std::string::npos)
     {

@@ -227,7 +227,7 @@ class SwitchAgent::Impl : public Fabric
             throw Refused("port", name + " has no root to be replaced");
         }
         Enrolment fresh = *old;
-        fresh.root = root;
+        fresh.root = std::make_shared<Secret>(root.view());
         fresh.epoch = 0;
         port.agent->enroll(fresh);
         wake();

@@ -45,20 +45,6 @@ std::optional<Method> methodFrom(std::string_view word)
     return std::nullopt;
 }
 
-Secret rootFrom(const JsonField& field)
-{
-    WipedText text(field.string(2 * Secret::size));
-    Bytes bytes = fromHex(text.text).value_or(Bytes());
-    if (bytes.size() != Secret::size)
-    {
-        wipe(bytes);
-        field.refuse("is not 64 hexadecimal digits");
-    }
-    Secret root = Secret::from(bytes, field.path());
-    wipe(bytes);
-    return root;
-}
-
 Enrolment parseEnrolment(const Json& json, std::string_view where)
 {
     JsonField top(json, where);
@@ -77,7 +63,7 @@ Enrolment parseEnrolment(const Json& json, std::string_view where)
     }
     if (auto root = top.find("root"))
     {
-        out.root = rootFrom(*root);
+        out.root = std::make_shared<Secret>(Secret::key(*root));
     }
     if (auto key = top.find("key"))
     {

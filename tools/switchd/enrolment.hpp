@@ -32,7 +32,7 @@ struct Enrolment
      * off over the network. */
     std::string host;
     Method method = Method::mac;
-    std::optional<Secret> root; ///< mac, mac96
+    SharedSecret root; ///< mac, mac96
     /** The last epoch whose addresses were used up. */
     std::uint64_t epoch = 0;
     std::string key;                   ///< quote: for makeVerifier()
@@ -40,10 +40,6 @@ struct Enrolment
     /** quote: the TPM's counters when a lease was opened last. */
     std::optional<trust::wire::ClockInfo> seen;
 };
-
-/** A root as 64 hexadecimal digits. Refused naming the field, and not what is
- * in it. */
-Secret rootFrom(const JsonField& field);
 
 /** Throws Refused naming `where`. */
 Enrolment parseEnrolment(const Json& json, std::string_view where);

@@ -36,13 +36,13 @@ std::string portIn(const JsonField& parameters)
 Secret rootIn(const JsonField& parameters)
 {
     auto field = parameters.find("root");
-    return field ? rootFrom(*field) : Secret::random();
+    return field ? Secret::key(*field) : Secret::random();
 }
 
 /** The state of the port; with the root, for the boot host, if it was made
  * here. */
 Json enrolled(SwitchAgent& agent, const std::string& port,
-              const JsonField& parameters, const std::optional<Secret>& root)
+              const JsonField& parameters, const Secret* root)
 {
     Json out = {{"port", agent.status(port)}};
     if (root && !parameters.find("root"))
@@ -66,7 +66,7 @@ Json enroll(SwitchAgent& agent, const JsonField& parameters)
     }
     std::string port = portIn(parameters);
     agent.enroll(port, parseEnrolment(wanted, "enroll"));
-    return enrolled(agent, port, parameters, root);
+    return enrolled(agent, port, parameters, root ? &*root : nullptr);
 }
 
 Json rotate(SwitchAgent& agent, const JsonField& parameters)
@@ -75,7 +75,7 @@ Json rotate(SwitchAgent& agent, const JsonField& parameters)
     Secret root = rootIn(parameters);
     std::string port = portIn(parameters);
     agent.rotate(port, root);
-    return enrolled(agent, port, parameters, root);
+    return enrolled(agent, port, parameters, &root);
 }
 
 } // namespace

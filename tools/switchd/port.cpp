@@ -532,7 +532,7 @@ void PortAgent::keepUsedUp(Enrolment& fresh) const
         fresh.seen = enrolment_->seen;
     }
     if (enrolment_ && enrolment_->root && fresh.root &&
-        equalConstantTime(enrolment_->root->view(), fresh.root->view()))
+        enrolment_->root->equals(fresh.root->view()))
     {
         fresh.epoch = std::max(fresh.epoch, enrolment_->epoch);
     }
@@ -564,7 +564,7 @@ void PortAgent::rotate(const Secret& root, TimePoint now)
         throw Refused("no-root", "the port's method has no root");
     }
     Enrolment fresh = *enrolment_;
-    fresh.root = root;
+    fresh.root = std::make_shared<Secret>(root.view());
     fresh.epoch = 0;
     keepUsedUp(fresh);
     store_.save(settings_.name, fresh);

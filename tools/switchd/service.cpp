@@ -79,7 +79,7 @@ Json rotate(const HostCalls& calls, const std::string& host,
             const JsonField& body)
 {
     body.onlyKeys({"root"});
-    Secret root = rootFrom(body.at("root"));
+    Secret root = Secret::key(body.at("root"));
     try
     {
         return calls.rotate(host, root);
