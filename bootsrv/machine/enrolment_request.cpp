@@ -16,9 +16,8 @@ constexpr std::size_t maxSignature = 512;
 /** What is of no fixed length goes in by its digest. */
 Digest signedDigest(const EnrolmentRequest& request)
 {
-    const auto digestOf = [](const std::string& text) {
-        return sha256(ByteView(
-            reinterpret_cast<const std::uint8_t*>(text.data()), text.size()));
+    const auto digestOf = [](std::string_view text) {
+        return sha256(asBytes(text));
     };
     ByteWriter start;
     start.text(label);
