@@ -50,15 +50,15 @@ JobStatus Client::createJob(const JobRequest& request)
     return statusOf(http_.call("POST", "/v1/jobs", request.toJson()));
 }
 
-handover::MemoryResult Client::uploadDisk(const std::string& id,
-                                          std::size_t disk,
-                                          handover::ImageSource& source,
-                                          const OnBytes& onBytes)
+handover::MemoryFigures Client::uploadDisk(const std::string& id,
+                                           std::size_t disk,
+                                           handover::ImageSource& source,
+                                           const OnBytes& onBytes)
 {
-    handover::MemoryResult result;
+    handover::MemoryFigures result;
     http_.upload("PUT", diskPath(id, disk), [&](const http::BodySink& sink) {
         std::uint64_t sent = 0;
-        result = handover::writeImageStream(source, [&](ByteView data) {
+        result = handover::writeImage(source, [&](ByteView data) {
             sink(data);
             sent += data.size();
             if (onBytes)

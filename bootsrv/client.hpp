@@ -33,11 +33,10 @@ class Client
 
     /** Creates the job, or finds the one with this nonce. */
     JobStatus createJob(const JobRequest& request);
-    /** The result has the figures of what was sent and the digests that the
-     * server's delta will refer to. */
-    handover::MemoryResult uploadDisk(const std::string& id, std::size_t disk,
-                                      handover::ImageSource& source,
-                                      const OnBytes& onBytes = {});
+    /** What was sent. */
+    handover::MemoryFigures uploadDisk(const std::string& id, std::size_t disk,
+                                       handover::ImageSource& source,
+                                       const OnBytes& onBytes = {});
     JobStatus seal(const std::string& id);
     JobStatus status(const std::string& id);
     std::vector<JobStatus> jobs();

@@ -48,6 +48,8 @@ class ByteReader
     std::size_t left() const { return data_.size() - offset_; }
     bool atEnd() const { return left() == 0; }
     const std::string& where() const { return where_; }
+    /** From here on refusals name this. */
+    void enter(std::string_view where) { where_ = where; }
 
     /** All that is left, without consuming it. */
     ByteView rest() const { return data_.subspan(offset_); }

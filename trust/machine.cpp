@@ -58,6 +58,8 @@ void requireTrusted(const Machine& machine, const wire::Public& endorsement,
                                  trust.authorities);
 }
 
+} // namespace
+
 Json clockJson(const wire::ClockInfo& clock)
 {
     return {{"clock", clock.clock},
@@ -78,8 +80,6 @@ wire::ClockInfo clockFrom(const JsonField& field)
     out.safe = field.at("safe").boolean();
     return out;
 }
-
-} // namespace
 
 Json Machine::toJson() const
 {

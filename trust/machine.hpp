@@ -81,6 +81,10 @@ struct Member
     std::optional<wire::ClockInfo> lastQuote;
 };
 
+/** What a verifier keeps of a TPM's counters. */
+Json clockJson(const wire::ClockInfo& clock);
+wire::ClockInfo clockFrom(const JsonField& field);
+
 /** The machines that are known, by name. An identity does not change: the same
  * name with another TPM is refused until somebody has removed the old one.
  * Safe to share between threads. */

@@ -339,16 +339,28 @@ void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob)
     writeIndex(tpm, session, pinIndex, pinOf(blob));
 }
 
-void requirePinned(const Tpm& tpm, const SealedBlob& blob)
+std::optional<Digest> pinned(const Tpm& tpm)
 {
     const Object storage = storageKey(tpm);
     if (!isWritten(tpm, pinIndex, 32))
     {
+        return std::nullopt;
+    }
+    Digest out{};
+    const Bytes have =
+        readIndex(tpm, Session(tpm, storage), pinIndex, out.size());
+    std::copy(have.begin(), have.end(), out.begin());
+    return out;
+}
+
+void requirePinned(const Tpm& tpm, const SealedBlob& blob)
+{
+    const std::optional<Digest> have = pinned(tpm);
+    if (!have)
+    {
         throw Refused("sealed blob", "none was noted in this TPM");
     }
-    const Bytes have =
-        readIndex(tpm, Session(tpm, storage), pinIndex, Digest{}.size());
-    if (!equalConstantTime(have, pinOf(blob)))
+    if (!equalConstantTime(*have, pinOf(blob)))
     {
         throw Refused("sealed blob", "is not the one that is in force in this "
                                      "TPM: an older one, or another's");

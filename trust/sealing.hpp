@@ -71,5 +71,7 @@ class UnsealSession
  * Needs the owner's authorization. */
 void pin(const Tpm& tpm, const Secret& owner, const SealedBlob& blob);
 void requirePinned(const Tpm& tpm, const SealedBlob& blob);
+/** What the TPM has noted: the digest of a blob; nothing when none was. */
+std::optional<Digest> pinned(const Tpm& tpm);
 
 } // namespace airlock::trust

@@ -27,6 +27,11 @@ constexpr std::size_t maxTable = 2 * mebibyte;
 
 constexpr const char* tables = "data.tables";
 
+/** What goes wrong with a disk is told to the guest, which fails and ends:
+ * QEMU's own way with a host that has no room left is to stop the guest and
+ * wait for somebody, and here nobody comes. */
+constexpr const char* toGuest = ",werror=report,rerror=report";
+
 Bytes readAt(int fd, std::uint64_t size, std::uint64_t offset)
 {
     Bytes out(size);
@@ -193,12 +198,13 @@ void RunningMode::startQemu()
         "-drive",
         "if=pflash,unit=1,format=raw,file=" + file("vars.run"),
         "-drive",
-        fmt::format("if=none,id=boot,format=raw,readonly={},file={}",
-                    options_.keepAll ? "off" : "on", file("boot.img")),
+        fmt::format("if=none,id=boot,format=raw,readonly={}{},file={}",
+                    options_.keepAll ? "off" : "on", toGuest, file("boot.img")),
         "-device",
         "virtio-blk-pci,drive=boot",
         "-drive",
-        "if=none,id=data,format=raw,discard=unmap,file=" + file("data.img"),
+        fmt::format("if=none,id=data,format=raw,discard=unmap{},file={}",
+                    toGuest, file("data.img")),
         "-device",
         "virtio-blk-pci,drive=data",
         "-chardev",
@@ -356,7 +362,15 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
             copyFile(directory_ / pristineVariables, variables());
         }
     }
-    return RunningMode(directory_, options);
+    CapsuleOptions machine = options;
+    if (dirty)
+    {
+        // The switch has shut its port; without a card there is nothing that
+        // could send. What clean mode is sealed to is measured in a start with
+        // the card, and not changed by one without.
+        machine.tap.clear();
+    }
+    return RunningMode(directory_, std::move(machine));
 }
 
 ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,

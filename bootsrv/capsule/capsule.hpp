@@ -37,7 +37,8 @@ struct CapsuleOptions
     std::string cpu = "max";
     unsigned memoryMiB = 1024;
     unsigned cpus = 1;
-    /** A tap device that is there already; empty: no network card. */
+    /** A tap device that is there already; empty: no network card. Dirty mode
+     * has none in any case. */
     std::string tap;
     /** As a real machine: variables and partition tables stay as dirty mode
      * has left them, and the images are on a disk that it can write. */

@@ -44,6 +44,7 @@ struct Options
     std::uint64_t generation = 1;
     std::uint64_t stagingMiB = 8192;
     unsigned bootSeconds = 300;
+    unsigned cleanSeconds = 86400;
     unsigned dirtySeconds = 1800;
     bool retire = false;
     bool force = false;
@@ -81,7 +82,11 @@ machine::EnrolmentRequest requestOf(const Options& options)
     // What clean mode could not read is better found here.
     const machine::Site site = machine::Site::parse(
         readTextFile(options.config, maxText), options.config.string());
-    return {options.name, addressRootOf(options.addressRoot), site.toJson()};
+    machine::EnrolmentRequest out;
+    out.name = options.name;
+    out.addressRoot = addressRootOf(options.addressRoot);
+    out.site = site.toJson();
+    return out;
 }
 
 void create(const Options& options)
@@ -99,8 +104,10 @@ void create(const Options& options)
 void enroll(const Options& options)
 {
     Capsule capsule(options.directory);
-    enrollCapsule(capsule, options.supervisor.machine, policyKeyOf(options),
-                  requestOf(options), options.generation,
+    const trust::Key key = policyKeyOf(options);
+    enrollCapsule(capsule, options.supervisor.machine,
+                  {key, options.images.clean, options.generation},
+                  requestOf(options),
                   std::chrono::seconds(options.bootSeconds));
     fmt::print("{}: enrolled as {}\n", options.directory.string(),
                options.name);
@@ -130,6 +137,7 @@ void run(const Options& options)
     ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
     Capsule capsule(options.directory);
     SupervisorOptions supervisor = options.supervisor;
+    supervisor.cleanLimit = std::chrono::seconds(options.cleanSeconds);
     supervisor.dirtyLimit = std::chrono::seconds(options.dirtySeconds);
     supervise(capsule, supervisor, signals);
 }
@@ -181,14 +189,9 @@ void approve(const Options& options)
     const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
     const machine::SealStore store(options.disk, layout.seal);
     machine::SealRecord record = store.read();
-    if (record.log.empty())
-    {
-        throw Refused(options.disk.string(),
-                      "has no measurements: start the machine from it once");
-    }
-    record.policies = {approveLog(policyKeyOf(options), record.log,
-                                  options.name, options.generation)};
-    record.request = requestOf(options);
+    const trust::Key key = policyKeyOf(options);
+    approveEnrolment(record, {key, options.images.clean, options.generation},
+                     requestOf(options));
     store.write(record);
     fmt::print("{}: approved; the next start enrols the machine\n",
                options.disk.string());
@@ -225,6 +228,9 @@ void addRequest(CLI::App& app, Options& options)
         ->required();
     app.add_option("--config", options.config,
                    "What clean mode has to know (JSON)")
+        ->required();
+    app.add_option("--clean", options.images.clean,
+                   "Image of clean mode that the machine has to have measured")
         ->required();
 }
 
@@ -299,6 +305,11 @@ void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
     CLI::App& running = add(*capsule, "run", "Keep it at work", run, chosen);
     directory(running);
     addMachine(running, options);
+    running
+        .add_option("--clean-limit", options.cleanSeconds,
+                    "Seconds after which clean mode is started anew")
+        ->capture_default_str()
+        ->check(CLI::Range(60U, 1U << 30));
     running
         .add_option("--dirty-limit", options.dirtySeconds,
                     "Seconds that dirty mode may take")

@@ -50,13 +50,31 @@ machine::SealStore sealStoreOf(const Capsule& capsule)
 }
 
 trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
+                               const std::filesystem::path& cleanImage,
                                const std::string& name,
                                std::uint64_t generation)
 {
-    return trust::SignedPolicy::sign(
-        siteKey,
-        {name, generation, sealedOf(trust::EventLog::parse(log).replay())},
-        machine::cleanRef);
+    // An update to the same image: the state that the log has, when it is that
+    // of this image.
+    return approveUpdate(siteKey, log, cleanImage, cleanImage, name,
+                         generation);
+}
+
+void approveEnrolment(machine::SealRecord& record, const Approval& approval,
+                      machine::EnrolmentRequest request)
+{
+    if (record.log.empty() || !record.target)
+    {
+        throw Refused("seal record",
+                      "has no measurements: start the machine from it once");
+    }
+    record.policies = {approveLog(approval.siteKey, record.log,
+                                  approval.cleanImage, request.name,
+                                  approval.generation)};
+    request.sign(approval.siteKey, approval.generation, *record.target);
+    record.request = std::move(request);
+    // What an enrolment before did not finish is none of this one's.
+    record.next.reset();
 }
 
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
@@ -72,8 +90,8 @@ trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
 }
 
 void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
-                   const trust::Key& siteKey, machine::EnrolmentRequest request,
-                   std::uint64_t generation, Milliseconds bootTime)
+                   const Approval& approval, machine::EnrolmentRequest request,
+                   Milliseconds bootTime)
 {
     const machine::SealStore store = sealStoreOf(capsule);
     const ModeEnd measured = capsule.run(options, false, bootTime);
@@ -84,9 +102,7 @@ void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
         throw Error("the capsule noted no measurements; it said: " +
                     measured.console);
     }
-    record.policies = {
-        approveLog(siteKey, record.log, request.name, generation)};
-    record.request = std::move(request);
+    approveEnrolment(record, approval, std::move(request));
     store.write(record);
     const ModeEnd enrolled = capsule.run(options, false, bootTime);
     requireEnd(enrolled, "enrol");

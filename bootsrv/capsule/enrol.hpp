@@ -12,10 +12,27 @@ namespace airlock::capsule
 machine::SealStore sealStoreOf(const Capsule& capsule);
 
 /** The site approves what this log shows: the state of the boot that wrote
- * it. */
+ * it. Dirty mode may have left the log, so it has to be of a boot of the site's
+ * own image of clean mode; Refused when it is not. */
 trust::SignedPolicy approveLog(const trust::Key& siteKey, ByteView log,
+                               const std::filesystem::path& cleanImage,
                                const std::string& name,
                                std::uint64_t generation);
+
+/** What the site has its machines enrolled with. */
+struct Approval
+{
+    const trust::Key& siteKey;
+    std::filesystem::path cleanImage; ///< that has measured itself
+    std::uint64_t generation = 1;
+};
+
+/** The site asks the machine of this record, as it was when it noted it, to
+ * enrol: the policy for the state that its log shows, and the request, signed
+ * for its TPM. Refused when the record says nothing of the machine, or its log
+ * is of another image. */
+void approveEnrolment(machine::SealRecord& record, const Approval& approval,
+                      machine::EnrolmentRequest request);
 
 /** The site approves the state that the machine of this log will be in with
  * another clean image. */
@@ -29,7 +46,7 @@ trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
  * Throws Error with the console's last words when either does not end as it
  * should. */
 void enrollCapsule(Capsule& capsule, const CapsuleOptions& options,
-                   const trust::Key& siteKey, machine::EnrolmentRequest request,
-                   std::uint64_t generation, Milliseconds bootTime);
+                   const Approval& approval, machine::EnrolmentRequest request,
+                   Milliseconds bootTime);
 
 } // namespace airlock::capsule

@@ -28,8 +28,8 @@ std::optional<ModeEnd> runMode(Capsule& capsule,
                                const sigset_t& signals)
 {
     RunningMode mode = capsule.start(options.machine, dirty);
-    const Deadline deadline(options.dirtyLimit);
-    while (!mode.ended(step) && !(dirty && deadline.passed()))
+    const Deadline deadline(dirty ? options.dirtyLimit : options.cleanLimit);
+    while (!mode.ended(step) && !deadline.passed())
     {
         if (signalled(signals, Milliseconds::zero()))
         {
@@ -52,8 +52,8 @@ void tell(const ModeEnd& end, bool dirty)
     const std::string mode = dirty ? "dirty" : "clean";
     if (end.timedOut)
     {
-        log::warning("Dirty mode took too long and was ended",
-                     {{"CONSOLE", lastWords(end)}});
+        log::warning("A mode took too long and was ended",
+                     {{"MODE", mode}, {"CONSOLE", lastWords(end)}});
     }
     else if (!dirty && !end.dirtyNext)
     {

@@ -51,6 +51,15 @@ void noteLog(const SealStore& store, SealRecord& record)
 bool prepare(const std::shared_ptr<MachineTpm>& tpm, const SealStore& store,
              SealRecord& record, const EnrolmentStep& enrol)
 {
+    const std::string unwanted = tpm->use([&](const trust::Tpm& it) {
+        noteTarget(it, store, record);
+        return dropUnwanted(it, store, record, policyKey());
+    });
+    if (!unwanted.empty())
+    {
+        log::warning("A request to enrol does not count",
+                     {{"REASON", unwanted}});
+    }
     if (record.request)
     {
         noteLog(store, record);

@@ -48,7 +48,7 @@ struct CleanParts
 [[noreturn]] void cleanInit(const EnrolmentStep& enrol,
                             const std::function<void(CleanParts&)>& work);
 
-/** Dirty mode (steps 614 and 616): the work, then the way back, which needs no
+/** Dirty mode (steps 612 to 616): the work, then the way back, which needs no
  * choice. After `limit` the machine ends whatever the work does. */
 [[noreturn]] void dirtyInit(
     std::chrono::seconds limit,

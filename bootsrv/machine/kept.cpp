@@ -240,6 +240,19 @@ Site Site::parse(std::string_view text, std::string_view where)
     return parse(JsonField(json, where));
 }
 
+bool Epochs::atEnd(std::uint64_t window, std::uint64_t rounds) const
+{
+    return next > opened + window + std::min(rounds, window);
+}
+
+std::uint64_t Epochs::take(std::uint64_t window, std::uint64_t rounds)
+{
+    const bool again = next <= opened || atEnd(window, rounds);
+    const std::uint64_t out = again ? opened + 1 : next;
+    next = out + 1;
+    return out;
+}
+
 std::string KeptRecord::toText() const
 {
     Json goneList = Json::array();

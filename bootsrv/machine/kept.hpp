@@ -88,6 +88,15 @@ struct Epochs
 {
     std::uint64_t opened = 0; ///< the last whose lease is known to have opened
     std::uint64_t next = 1;   ///< the one to try next
+
+    /** Takes the one to try next; what was taken counts as tried. Of the
+     * switch's window, and then from the beginning of it. `rounds`: how often
+     * that was in vain. The last one may have opened unseen: then all of the
+     * window is used up, and the next beyond it opens. So each round goes one
+     * further, to twice the window at most. */
+    std::uint64_t take(std::uint64_t window, std::uint64_t rounds);
+    /** Whether take() would begin again. */
+    bool atEnd(std::uint64_t window, std::uint64_t rounds) const;
 };
 
 /** All that clean mode keeps. */

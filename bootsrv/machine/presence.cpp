@@ -48,13 +48,36 @@ bool SwitchCalls::isOpen()
     try
     {
         Json answer = http_.call("GET", "/v1/port").json();
-        return JsonField(answer, "switch").at("state").string(64) == "open";
+        const std::string state =
+            JsonField(answer, "switch").at("state").string(64);
+        if (state != "open")
+        {
+            return shut("it says that the port is " + printable(state));
+        }
+        reason_.clear();
+        return true;
     }
-    catch (const Error&)
+    catch (const Error& error)
     {
         http_.close();
-        return false;
+        return shut(error.what());
     }
+}
+
+bool SwitchCalls::shut(std::string why)
+{
+    reason_ = std::move(why);
+    return false;
+}
+
+std::string SwitchCalls::news()
+{
+    if (reason_ == told_)
+    {
+        return "";
+    }
+    told_ = reason_;
+    return told_;
 }
 
 bool SwitchCalls::cut()
@@ -88,14 +111,13 @@ std::uint64_t Presence::takeEpoch()
 {
     std::uint64_t out = 0;
     std::uint64_t window = site_.switchTo->window;
-    kept_.change([&out, window](KeptRecord& record) {
-        Epochs& epochs = record.epochs;
-        std::uint64_t last = epochs.opened + window;
-        out = epochs.next > epochs.opened && epochs.next <= last
-                  ? epochs.next
-                  : epochs.opened + 1;
-        epochs.next = out + 1;
+    const std::uint64_t rounds = rounds_;
+    bool again = false;
+    kept_.change([&, window](KeptRecord& record) {
+        again = record.epochs.atEnd(window, rounds);
+        out = record.epochs.take(window, rounds);
     });
+    rounds_ += again ? 1 : 0;
     return out;
 }
 
@@ -120,7 +142,8 @@ void Presence::show()
 {
     if (isOver(giveUp_))
     {
-        away("the switch does not open the port");
+        away("the switch does not open the port" +
+             (calls_.reason().empty() ? "" : ": " + calls_.reason()));
         return;
     }
     if (!isOver(renewal_))
@@ -135,7 +158,7 @@ void Presence::show()
     {
         nic_.addRoute(site_.network->gateway);
     }
-    if (said || calls_.isOpen())
+    if (said || confirmed())
     {
         opened();
     }
@@ -146,6 +169,7 @@ void Presence::opened()
     kept_.change([this](KeptRecord& record) {
         record.epochs.opened = std::max(record.epochs.opened, epoch_);
     });
+    rounds_ = 0;
     state_ = State::open;
     nic_.announce(site_.network->address, port_->address());
     Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);
@@ -171,7 +195,7 @@ void Presence::renew()
     if (isOver(check_))
     {
         check_ = Deadline(lease / 2);
-        if (calls_.isOpen())
+        if (confirmed())
         {
             lost_ = Deadline(lease);
         }
@@ -182,7 +206,20 @@ void Presence::renew()
     }
 }
 
-void Presence::away(const char* why)
+/** A clock that is wrong, an address, a certificate: all of them look like a
+ * port that is shut, unless the reason is told. */
+bool Presence::confirmed()
+{
+    const bool open = calls_.isOpen();
+    if (const std::string why = calls_.news(); !why.empty())
+    {
+        log::notice("The switch does not confirm that the port is open",
+                    {{"EPOCH", std::to_string(epoch_)}, {"REASON", why}});
+    }
+    return open;
+}
+
+void Presence::away(const std::string& why)
 {
     log::warning("The boot host is not on the network",
                  {{"EPOCH", std::to_string(epoch_)}, {"REASON", why}});

@@ -22,13 +22,21 @@ class SwitchCalls
 
     /** Whether the agent can be reached and says that our port is open. */
     bool isOpen();
+    /** Why it was not, the last time; "" when it was. */
+    const std::string& reason() const { return reason_; }
+    /** The same once, until it is another reason: for the log. */
+    std::string news();
     /** Has us cut off (step 604). True only for the agent's own answer to this
      * very question that it is done. */
     bool cut();
     void close() { http_.close(); }
 
   private:
+    bool shut(std::string why);
+
     http::Client http_;
+    std::string reason_;
+    std::string told_;
 };
 
 /** The boot host on its network: in each epoch with a new address, which opens
@@ -36,8 +44,8 @@ class SwitchCalls
  *
  * An epoch is noted before its address is used. It counts as used up when its
  * lease was seen open; until then it may or may not have been, so the next one
- * is tried, but never one that is further ahead than the switch looks: after
- * the last one of the window it begins again.
+ * is tried, but none that is much further ahead than the switch looks: after
+ * the last one of the window it begins again, and goes one further then.
  *
  * Not shared between threads. */
 class Presence
@@ -71,7 +79,8 @@ class Presence
     void show();
     void opened();
     void renew();
-    void away(const char* why);
+    bool confirmed();
+    void away(const std::string& why);
     std::uint64_t takeEpoch();
 
     Site site_;
@@ -82,6 +91,7 @@ class Presence
     SwitchCalls calls_;
     State state_ = State::away;
     std::uint64_t epoch_ = 0;
+    std::uint64_t rounds_ = 0; ///< through the window, in vain
     std::optional<PortClient> port_;
     std::optional<Deadline> giveUp_; ///< showing: then the next epoch
     std::optional<Deadline> renewal_;

@@ -20,7 +20,6 @@ constexpr std::size_t maxText = SealStore::slotSize - headerSize;
 /** A longer log is left out: it only serves predictions. */
 constexpr std::size_t maxLog = 96U << 10;
 constexpr std::size_t maxPolicies = 64;
-constexpr std::size_t maxName = 64;
 
 std::optional<trust::SealedBlob> blobOf(const JsonField& record,
                                         const char* name)
@@ -41,19 +40,6 @@ void putBlob(Json& to, const char* name,
     {
         to[name] = toHex(blob->marshal());
     }
-}
-
-EnrolmentRequest requestOf(const JsonField& field)
-{
-    field.onlyKeys({"name", "address_root", "site"});
-    EnrolmentRequest out{field.at("name").string(maxName),
-                         Secret::key(field.at("address_root")),
-                         {}};
-    if (auto site = field.find("site"))
-    {
-        out.site = site->json();
-    }
-    return out;
 }
 
 struct Slot
@@ -152,11 +138,13 @@ Json SealRecord::toJson() const
     {
         out["log"] = toHex(log);
     }
+    if (target)
+    {
+        out["target"] = toHex(*target);
+    }
     if (request)
     {
-        out["request"] = {{"name", request->name},
-                          {"address_root", toHex(request->addressRoot.view())},
-                          {"site", request->site}};
+        out["request"] = request->toJson();
     }
     return out;
 }
@@ -164,7 +152,7 @@ Json SealRecord::toJson() const
 SealRecord SealRecord::parse(const JsonField& field)
 {
     field.onlyKeys({"version", "policies", "blob", "next", "authorizations",
-                    "machine", "log", "request", "retire_old"});
+                    "machine", "log", "target", "request", "retire_old"});
     if (field.at("version").u64() != 1)
     {
         field.at("version").refuse("is not 1");
@@ -190,9 +178,13 @@ SealRecord SealRecord::parse(const JsonField& field)
     {
         out.log = log->hex(maxLog);
     }
+    if (auto target = field.find("target"))
+    {
+        out.target = target->digest();
+    }
     if (auto request = field.find("request"))
     {
-        out.request = requestOf(*request);
+        out.request = EnrolmentRequest::parse(*request);
     }
     return out;
 }

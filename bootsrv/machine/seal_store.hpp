@@ -1,5 +1,6 @@
 #pragma once
 
+#include "bootsrv/machine/enrolment_request.hpp"
 #include "trust/enroll.hpp"
 
 #include <filesystem>
@@ -9,16 +10,6 @@
 
 namespace airlock::machine
 {
-
-/** What an enrolment asks of clean mode. It holds a secret, and is gone from
- * the disk when it is done. */
-struct EnrolmentRequest
-{
-    std::string name;   ///< of the machine, for its certificate and logs
-    Secret addressRoot; ///< 32 bytes; the switch has them too
-    /** Site configuration, for what clean mode keeps. */
-    Json site;
-};
 
 /** What is public of a boot host's sealing: it is on a raw partition that dirty
  * mode can read and write, so everything in it is checked by the TPM when it is
@@ -34,6 +25,8 @@ struct SealRecord
     /** The next boot into clean mode is to lock out older images. */
     bool retireOld = false;
     Bytes log; ///< of the last boot into clean mode; may be empty
+    /** enrolmentTarget() at that boot: what a request is signed for. */
+    std::optional<Digest> target;
     std::optional<EnrolmentRequest> request;
 
     Json toJson() const;

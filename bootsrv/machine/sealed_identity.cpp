@@ -54,7 +54,42 @@ const trust::SealedBlob& pinnedOf(const trust::Tpm& tpm,
     throw Refused("sealed identity", why);
 }
 
-/** Nobody is to enrol a machine whose next start could not unseal. */
+bool isInForce(const trust::Tpm& tpm,
+               const std::optional<trust::SealedBlob>& blob)
+{
+    if (!blob)
+    {
+        return false;
+    }
+    try
+    {
+        trust::requirePinned(tpm, *blob);
+        return true;
+    }
+    catch (const Refused&)
+    {
+        return false;
+    }
+}
+
+/** The power went after the TPM had noted the new blob. */
+bool isAlmostDone(const trust::Tpm& tpm, const SealRecord& record)
+{
+    return record.request->target != enrolmentTarget(tpm) &&
+           isInForce(tpm, record.next);
+}
+
+void finish(const trust::Tpm& tpm, const SealStore& store, SealRecord& record)
+{
+    record.blob = std::move(record.next);
+    record.next.reset();
+    record.request.reset();
+    record.target = enrolmentTarget(tpm);
+    store.overwrite(record);
+}
+
+/** Nobody is to enrol a machine whose next start could not unseal, nor under a
+ * policy of another time than the request. */
 void requireApproved(const trust::Tpm& tpm, const SealRecord& record,
                      const trust::PolicyKey& key)
 {
@@ -64,10 +99,15 @@ void requireApproved(const trust::Tpm& tpm, const SealRecord& record,
     {
         policy.verify(key);
         why = trust::differences(have, policy.state.pcrs);
-        if (why.empty() && policy.ref == cleanRef)
+        if (!why.empty() || policy.ref != cleanRef)
+        {
+            continue;
+        }
+        if (policy.state.generation == record.request->generation)
         {
             return;
         }
+        why = "the one of this state is of another generation than the request";
     }
     throw Refused("enrolment", "no policy fits this boot: " + why);
 }
@@ -152,6 +192,66 @@ SealedIdentity unsealIdentity(const trust::Tpm& tpm, const SealRecord& record,
     return split(trust::unsealOnce(tpm, *blob, key, record.policies));
 }
 
+Digest enrolmentTarget(const trust::Tpm& tpm)
+{
+    constexpr std::string_view label("airlock enrolment target 1\0", 27);
+    ByteWriter out;
+    out.text(label);
+    // It comes from a seed that clearing the TPM replaces.
+    out.bytes(trust::storageKey(tpm).name());
+    out.bytes(trust::pinned(tpm).value_or(Digest{}));
+    return sha256(out.data());
+}
+
+void noteTarget(const trust::Tpm& tpm, const SealStore& store,
+                SealRecord& record)
+{
+    if (trust::hardening(tpm).none())
+    {
+        trust::createKeys(tpm, trust::EndorsementType::eccP256, nullptr);
+    }
+    const Digest target = enrolmentTarget(tpm);
+    if (record.target != target)
+    {
+        record.target = target;
+        store.write(record);
+    }
+}
+
+void requireWanted(const trust::Tpm& tpm, const EnrolmentRequest& request,
+                   const trust::PolicyKey& key)
+{
+    request.verify(key);
+    if (request.target != enrolmentTarget(tpm))
+    {
+        throw Refused("request to enrol",
+                      "is for another TPM, or for a time before this one was "
+                      "enrolled or cleared");
+    }
+    if (request.generation < trust::generation(tpm))
+    {
+        throw Refused("request to enrol", "is of a generation that is retired");
+    }
+}
+
+std::string dropUnwanted(const trust::Tpm& tpm, const SealStore& store,
+                         SealRecord& record, const trust::PolicyKey& key)
+try
+{
+    if (record.request && (record.blob || record.next) &&
+        !isAlmostDone(tpm, record))
+    {
+        requireWanted(tpm, *record.request, key);
+    }
+    return "";
+}
+catch (const Refused& refused)
+{
+    record.request.reset();
+    store.overwrite(record);
+    return refused.what();
+}
+
 void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
                     const SealStore& store, const trust::PolicyKey& key,
                     const EnrolmentStep& step)
@@ -162,8 +262,22 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
         throw Refused("enrolment", "nobody asked for one");
     }
 
+    const bool done = tpm->use([&](const trust::Tpm& it) {
+        const bool out = isAlmostDone(it, record);
+        if (out)
+        {
+            finish(it, store, record);
+        }
+        return out;
+    });
+    if (done)
+    {
+        return;
+    }
+
     const trust::Authorizations authorizations =
         tpm->use([&](const trust::Tpm& it) {
+            requireWanted(it, *record.request, key);
             requireApproved(it, record, key);
             return ownTpm(it, store, record, key);
         });
@@ -178,11 +292,8 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
         record.next = trust::seal(it, key, cleanRef, join(identity));
         store.write(record);
         trust::pin(it, authorizations.owner, *record.next);
+        finish(it, store, record);
     });
-    record.blob = std::move(record.next);
-    record.next.reset();
-    record.request.reset();
-    store.overwrite(record);
 }
 
 Bytes measuredBoot()

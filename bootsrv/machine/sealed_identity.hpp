@@ -36,11 +36,29 @@ using EnrolmentStep = std::function<void(
     const std::shared_ptr<MachineTpm>& tpm, const Secret& owner,
     const EnrolmentRequest& request, const SealedIdentity& identity)>;
 
+/** What a request to enrol has to be signed for: this TPM, with what is in
+ * force in it. Neither another TPM has it, nor this one once it was cleared or
+ * an enrolment is done: a request is good for one. */
+Digest enrolmentTarget(const trust::Tpm& tpm);
+/** Has the record say it, for the site to sign. In a TPM that nobody owns the
+ * keys are made that it takes. It is only written when it changed. */
+void noteTarget(const trust::Tpm& tpm, const SealStore& store,
+                SealRecord& record);
+
+/** Refused unless the site asked this machine, as it is now, to enrol. */
+void requireWanted(const trust::Tpm& tpm, const EnrolmentRequest& request,
+                   const trust::PolicyKey& key);
+/** A machine that has an identity keeps it when somebody leaves it a request
+ * that does not count: takes it off the disk and says why. Else "". */
+std::string dropUnwanted(const trust::Tpm& tpm, const SealStore& store,
+                         SealRecord& record, const trust::PolicyKey& key);
+
 /** Makes the TPM ours and seals a new identity, as the request in the store
  * says. Each step is on the disk before the TPM holds to it, so that it can be
  * begun again after a power cut. In the end the request is gone.
  *
- * Refused when no policy fits this boot: then nothing was done. */
+ * Refused when the request does not count (requireWanted()) or no policy fits
+ * this boot: then nothing was done. */
 void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
                     const SealStore& store, const trust::PolicyKey& key,
                     const EnrolmentStep& step);

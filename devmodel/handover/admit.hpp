@@ -51,6 +51,8 @@ struct CpuContract
     /** One of QEMU's named models, with or without version ("Haswell-v4").
      * Throws Error for one that is not known. */
     static CpuContract forModel(std::string_view name, Accelerator accelerator);
+    /** The models that forModel() knows, without versions and variants. */
+    static std::vector<std::string_view> models();
 };
 
 /** Address ranges are [start, end). */

@@ -27,7 +27,7 @@ struct Model
     Vectors vectors;
 };
 
-constexpr std::array<Model, 35> models{{
+constexpr std::array<Model, 35> knownModels{{
     {"qemu64", Vectors::Sse},
     {"kvm64", Vectors::Sse},
     {"phenom", Vectors::Sse},
@@ -98,8 +98,8 @@ CpuContract CpuContract::forModel(std::string_view name,
                                   Accelerator accelerator)
 {
     const auto* model =
-        std::ranges::find(models, withoutVariant(name), &Model::name);
-    if (model == models.end())
+        std::ranges::find(knownModels, withoutVariant(name), &Model::name);
+    if (model == knownModels.end())
     {
         throw Error("It is not known what guests can do with the CPU model '" +
                     std::string(name) + "': take another one");
@@ -108,6 +108,16 @@ CpuContract CpuContract::forModel(std::string_view name,
     // KVM adds it to every model (kvm-cpu.c: kvm_default_props).
     contract.x2apic = contract.x2apic || accelerator == Accelerator::Kvm;
     return contract;
+}
+
+std::vector<std::string_view> CpuContract::models()
+{
+    std::vector<std::string_view> out;
+    for (const Model& model : knownModels)
+    {
+        out.push_back(model.name);
+    }
+    return out;
 }
 
 } // namespace airlock::handover

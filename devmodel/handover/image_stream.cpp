@@ -10,8 +10,16 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <thread>
 #include <utility>
+#include <vector>
 
 namespace airlock::handover
 {
@@ -42,14 +50,14 @@ class ChunkReader
 {
   public:
     explicit ChunkReader(ImageSource& source)
-        : source_(source), buffer_(memoryChunkBytes)
+        : source_(&source), buffer_(memoryChunkBytes)
     {}
 
     ImageChunk read(std::uint64_t index)
     {
         std::span<std::uint8_t> chunk =
-            std::span(buffer_).first(chunkBytes(index, source_.bytes()));
-        source_.read(chunk, index * memoryChunkBytes);
+            std::span(buffer_).first(chunkBytes(index, source_->bytes()));
+        source_->read(chunk, index * memoryChunkBytes);
         ImageChunk out;
         out.index = index;
         std::size_t kept = 0;
@@ -72,8 +80,120 @@ class ChunkReader
     }
 
   private:
-    ImageSource& source_;
+    ImageSource* source_;
     Bytes buffer_;
+};
+
+/** Reads the chunks of an image that may hold something, in a thread of its
+ * own, while those before are used. */
+class ReadAhead
+{
+  public:
+    explicit ReadAhead(ImageSource& source)
+        : source_(source),
+          reader_([this](const std::stop_token& stop) { run(stop); })
+    {}
+
+    /** The next one, valid until the next call; nothing at the end. */
+    const ImageChunk* next()
+    {
+        std::unique_lock lock(mutex_);
+        if (taken_)
+        {
+            free_.push_back(std::move(*taken_));
+            taken_.reset();
+            changed_.notify_all();
+        }
+        changed_.wait(lock, [this] { return !read_.empty() || over_; });
+        if (read_.empty())
+        {
+            if (failure_)
+            {
+                std::rethrow_exception(failure_);
+            }
+            return nullptr;
+        }
+        taken_ = std::move(read_.front());
+        read_.pop_front();
+        return &taken_->chunk;
+    }
+
+  private:
+    struct Slot
+    {
+        explicit Slot(ImageSource& source) : reader(source) {}
+
+        ChunkReader reader;
+        ImageChunk chunk;
+    };
+
+    static constexpr std::size_t slots = 8;
+
+    void run(const std::stop_token& stop)
+    {
+        try
+        {
+            readAll(stop);
+        }
+        catch (...)
+        {
+            failure_ = std::current_exception();
+        }
+        std::lock_guard lock(mutex_);
+        over_ = true;
+        changed_.notify_all();
+    }
+
+    void readAll(const std::stop_token& stop)
+    {
+        const std::uint64_t end = source_.bytes();
+        std::uint64_t at = source_.nextData(0);
+        while (at < end)
+        {
+            const std::uint64_t index = at / memoryChunkBytes;
+            std::optional<Slot> slot = takeFree(stop);
+            if (!slot)
+            {
+                return;
+            }
+            slot->chunk = slot->reader.read(index);
+            {
+                std::lock_guard lock(mutex_);
+                read_.push_back(std::move(*slot));
+                changed_.notify_all();
+            }
+            at = (index + 1) * memoryChunkBytes;
+            at = at < end ? source_.nextData(at) : end;
+        }
+    }
+
+    std::optional<Slot> takeFree(const std::stop_token& stop)
+    {
+        std::unique_lock lock(mutex_);
+        if (made_ < slots)
+        {
+            made_++;
+            return Slot(source_);
+        }
+        if (!changed_.wait(lock, stop, [this] { return !free_.empty(); }))
+        {
+            return std::nullopt;
+        }
+        Slot out = std::move(free_.back());
+        free_.pop_back();
+        return out;
+    }
+
+    ImageSource& source_;
+    std::mutex mutex_;
+    std::condition_variable_any changed_;
+    std::deque<Slot> read_;
+    std::vector<Slot> free_;
+    std::optional<Slot> taken_;
+    std::size_t made_ = 0;
+    bool over_ = false;
+    std::exception_ptr failure_; ///< set before over_
+    std::jthread reader_;        ///< ends before what it uses
 };
 
 /** What the base has, taken in ascending order. */
@@ -241,6 +361,27 @@ MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
             .count();
     return result;
+}
+
+MemoryFigures writeImage(ImageSource& source, const ImageSink& sink)
+{
+    auto start = std::chrono::steady_clock::now();
+    requireMemorySize(source.bytes(), "image");
+    StreamWriter stream(sink);
+    stream.head(source.bytes());
+    ReadAhead chunks(source);
+    while (const ImageChunk* chunk = chunks.next())
+    {
+        if (chunk->mask != 0 || stream.silent())
+        {
+            stream.record(*chunk);
+        }
+    }
+    stream.end();
+    stream.figures.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+            .count();
+    return stream.figures;
 }
 
 MemoryFigures writeImageDelta(ImageSource& now, ImageSource& before,

@@ -83,6 +83,10 @@ inline constexpr std::chrono::seconds imageStreamSilence{1};
 MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
                               const MemoryDigest* base = nullptr);
 
+/** Writes a full stream without looking for digests. The source is read by
+ * another thread, some chunks ahead of the sink. */
+MemoryFigures writeImage(ImageSource& source, const ImageSink& sink);
+
 /** Writes the delta from one image to another of the same size, found by
  * comparing bytes: for who has both at hand this takes a fraction of the time
  * of hashing. */

@@ -49,6 +49,13 @@ void readMagic(ByteReader& in)
     }
 }
 
+/** What a reader is in that has left a section behind. */
+std::string behind(const SectionId& id)
+{
+    return std::string(kStream) + " behind " + label(id);
+}
+
+/** Reads up to the payload and is in the section then. */
 Header readHeader(ByteReader& in)
 {
     Header header;
@@ -56,9 +63,11 @@ Header readHeader(ByteReader& in)
     header.id.idstr = readCountedName(in);
     header.id.instance = in.be32();
     header.id.version = in.be32();
+    in.enter(label(header.id));
     return header;
 }
 
+/** Leaves the section. */
 void readFooter(ByteReader& in, std::uint32_t frame, const SectionId& id)
 {
     std::size_t offset = in.offset();
@@ -67,10 +76,12 @@ void readFooter(ByteReader& in, std::uint32_t frame, const SectionId& id)
         throw Refused(label(id), "section does not end at offset " +
                                      std::to_string(offset));
     }
+    in.enter(behind(id));
 }
 
 std::string readMachine(ByteReader& in)
 {
+    in.enter(kConfiguration);
     std::uint32_t length = in.be32();
     std::string name(asText(in.take(length)));
     if (name.empty() || name.size() > kMaxIdstr || !isPrintable(name))
@@ -280,6 +291,7 @@ class BootParser
                                    "offset " +
                                        std::to_string(offset));
         }
+        in_.enter(label({"ram", 0, kRamVersion}));
         ramEnded_ = last;
         ram_->readPages(in_);
         endChunk(offset);

@@ -18,6 +18,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
+#include <map>
+#include <string>
 
 namespace airlock::bench
 {
@@ -119,7 +121,10 @@ double stockWay(const test::GuestCase& guest, bool unlimited)
     return seconds;
 }
 
-double ourWay(const test::GuestCase& guest)
+/** Seconds of each step, added up over the rounds. */
+using Steps = std::map<std::string, double>;
+
+double ourWay(const test::GuestCase& guest, Steps& steps)
 {
     GuestFiles files(guest);
     auto production = files.startProduction();
@@ -130,9 +135,20 @@ double ourWay(const test::GuestCase& guest)
 
     Clock::time_point start = Clock::now();
     boot->save();
-    handover::Bundle bundle = vm::makeBundle(boot->end(), files.spec(), job);
-    vm::handOver(*production, bundle, job);
+    steps["1 save"] += since(start);
+    Clock::time_point saved = Clock::now();
+    vm::BootedGuest booted = boot->end();
+    steps["2 end"] += since(saved);
+    Clock::time_point ended = Clock::now();
+    handover::Bundle bundle =
+        vm::makeBundle(std::move(booted), files.spec(), job);
+    steps["3 digest"] += since(ended);
+    vm::HandOverReport report = vm::handOver(*production, bundle, job);
     double seconds = since(start);
+    for (const vm::StepTime& step : report.steps)
+    {
+        steps["4 " + step.name] += step.seconds;
+    }
     if (!production->machine().running())
     {
         throw Error("the guest does not run after the hand-over");
@@ -145,13 +161,20 @@ Json measure(const Options& options, std::uint64_t memory, bool unlimited)
     test::GuestCase guest{"cloud", 2, memory, true};
     fmt::print("{} GiB, baseline {}\n", memory / gib,
                unlimited ? "unlimited" : "with QEMU's defaults");
+    Steps steps;
     auto pairs = measurePairs(
         options.rounds, [&] { return stockWay(guest, unlimited); },
-        [&] { return ourWay(guest); });
+        [&] { return ourWay(guest, steps); });
     Ratio ratio = speedUp(pairs);
     fmt::print("  {:.1f} times faster (95 % interval {:.1f} to {:.1f})\n",
                ratio.mean, ratio.low, ratio.high);
     Json out = toJson(pairs, ratio);
+    for (const auto& [name, seconds] : steps)
+    {
+        double mean = seconds / static_cast<double>(pairs.size());
+        fmt::print("    {:10} {:.3f} s\n", name, mean);
+        out["ours_steps"][name] = mean;
+    }
     out["memory_gib"] = memory / gib;
     out["baseline"] = unlimited ? "migrate to a file and -incoming, unlimited"
                                 : "migrate to a file and -incoming";

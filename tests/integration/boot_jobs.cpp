@@ -39,9 +39,9 @@ std::string GuestJob::upload(boot::Client& client) const
     UniqueFd fd = openFile(disk().image, O_RDONLY);
     handover::FileImage image(fd.get(), request_.disks.at(0).bytes);
     const Clock::time_point start = Clock::now();
-    handover::MemoryResult sent = client.uploadDisk(id, 0, image);
+    handover::MemoryFigures sent = client.uploadDisk(id, 0, image);
     const std::chrono::duration<double> time = Clock::now() - start;
-    const double mib = static_cast<double>(sent.figures.bytes()) / (1U << 20);
+    const double mib = static_cast<double>(sent.bytes()) / (1U << 20);
     std::printf("upload: %.0f MiB in %.2f s, %.0f MiB/s\n", mib, time.count(),
                 mib / time.count());
     return id;

@@ -164,10 +164,13 @@ class Cycle : public testing::Test
         const trust::Key key = trust::privateKeyFromPem(
             fileText(site / "policy.key"), "policy.key");
         net_.boot().run([&] {
-            capsule::enrollCapsule(
-                *capsule_, options_, key,
-                {"boot1", Secret(rig_.root().view()), rig_.site.toJson()}, 1,
-                bootTime);
+            machine::EnrolmentRequest request;
+            request.name = "boot1";
+            request.addressRoot = Secret(rig_.root().view());
+            request.site = rig_.site.toJson();
+            capsule::enrollCapsule(*capsule_, options_,
+                                   {key, parts.images.clean, 1},
+                                   std::move(request), bootTime);
         });
     }
 

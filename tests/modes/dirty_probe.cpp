@@ -111,6 +111,22 @@ void network()
     probe::say("network", found);
 }
 
+/** To enrol anew, with a root that the attacker knows and a signature by a key
+ * of its own. */
+void request()
+{
+    const machine::SealStore store(
+        machine::findPartition(machine::sealLabel, std::chrono::seconds(5)));
+    machine::SealRecord all = store.read();
+    all.request.emplace();
+    all.request->name = "evil";
+    all.request->addressRoot = Secret(32);
+    all.request->sign(trust::makeKey(), all.policies.at(0).state.generation,
+                      all.target.value());
+    store.write(all);
+    probe::say("request", "left");
+}
+
 /** No partition that clean mode would look at. */
 void wipe()
 {
@@ -139,6 +155,7 @@ void work(const std::filesystem::path& staging)
         {"boot-order", bootOrder},
         {"network", network},
         {"secure-boot", secureBoot},
+        {"request", request},
         {"wipe", wipe},
         {"hang", hang},
         {"clean-next", cleanNext},

@@ -77,10 +77,7 @@ class ModesTest : public testing::Test
             fileText(site / "policy.key"), "policy.key"));
         capsule = std::make_unique<Capsule>(
             Capsule::create(home->path() / "one", parts()));
-        enrollCapsule(
-            *capsule, {}, *siteKey,
-            EnrolmentRequest{"one", Secret(addressRoot().view()), nullptr}, 1,
-            bootTime);
+        enrollCapsule(*capsule, {}, approval(), request("one"), bootTime);
     }
 
     static void TearDownTestSuite()
@@ -105,6 +102,16 @@ class ModesTest : public testing::Test
     static Secret addressRoot()
     {
         return Secret::key(sha256(Bytes{1, 2, 3}), "root");
+    }
+
+    static Approval approval() { return {*siteKey, images() / "clean.efi", 1}; }
+
+    static EnrolmentRequest request(const std::string& name)
+    {
+        EnrolmentRequest out;
+        out.name = name;
+        out.addressRoot = Secret(addressRoot().view());
+        return out;
     }
 
     /** What clean mode tells of its secrets, once they are known. */
@@ -258,6 +265,20 @@ TEST_F(ModesTest, WipedRecordGivesNothingAndStartsNothing)
     EXPECT_EQ(said(run("off"), "secrets"), secrets());
 }
 
+TEST_F(ModesTest, RequestOfDirtyModeDoesNotCount)
+{
+    const std::string before = secrets();
+    ASSERT_TRUE(run("dirty").dirtyNext);
+    ASSERT_EQ(said(run("request", true), "request"), "left");
+
+    const ModeEnd clean = run("off");
+    EXPECT_THAT(clean.console, HasSubstr("A request to enrol does not count"));
+    EXPECT_THAT(clean.console, HasSubstr("was not signed"));
+    EXPECT_EQ(said(clean, "secrets"), before) << clean.console;
+    EXPECT_FALSE(sealStoreOf(*capsule).read().request);
+    EXPECT_EQ(said(run("off"), "secrets"), before);
+}
+
 TEST_F(ModesTest, DirtyModeThatHangsIsEnded)
 {
     ASSERT_TRUE(run("dirty").dirtyNext);
@@ -368,10 +389,7 @@ TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
     other.run({}, false, bootTime);
     const machine::SealStore store = sealStoreOf(other);
     machine::SealRecord record = store.read();
-    ASSERT_FALSE(record.log.empty());
-    record.policies = {approveLog(*siteKey, record.log, "two", 1)};
-    record.request =
-        EnrolmentRequest{"two", Secret(addressRoot().view()), nullptr};
+    approveEnrolment(record, approval(), request("two"));
     store.write(record);
 
     cutWhen(other, [](const machine::SealRecord& it) {

@@ -27,6 +27,8 @@ constexpr Milliseconds bootTime = std::chrono::minutes(1);
 constexpr Milliseconds trapTime = std::chrono::seconds(30);
 constexpr Milliseconds commandTime = std::chrono::minutes(2);
 constexpr Milliseconds pollStep{1};
+constexpr std::uint16_t pciAddress = 0xcf8;
+constexpr std::uint16_t pciData = 0xcfc;
 
 std::filesystem::path copyPayload(const std::filesystem::path& directory)
 {
@@ -173,6 +175,13 @@ void Payload::startOut(std::uint16_t port, unsigned width, std::uint32_t value)
     set(MAILBOX_COMMAND, PAYLOAD_OUT);
 }
 
+void Payload::startOutByVcpu1(std::uint16_t port, unsigned width,
+                              std::uint32_t value)
+{
+    setAccess(port, width, value);
+    set(MAILBOX_COMMAND, PAYLOAD_OUT_BY_VCPU1);
+}
+
 void Payload::startTripleFault()
 {
     set(MAILBOX_COMMAND, PAYLOAD_TRIPLE_FAULT);
@@ -242,6 +251,22 @@ Findings Payload::sweepMemory(const std::vector<MemoryRange>& ranges,
     }
     set(entry + 8, 0);
     return sweep(PAYLOAD_SWEEP_MEMORY, value);
+}
+
+std::uint32_t readConfig(Payload& payload, unsigned slot, unsigned offset,
+                         unsigned width)
+{
+    payload.out(pciAddress, 4, configAddress(slot, offset & ~3U));
+    return payload.in(static_cast<std::uint16_t>(pciData + (offset & 3)),
+                      width);
+}
+
+void writeConfig(Payload& payload, unsigned slot, unsigned offset,
+                 unsigned width, std::uint32_t value)
+{
+    payload.out(pciAddress, 4, configAddress(slot, offset & ~3U));
+    payload.out(static_cast<std::uint16_t>(pciData + (offset & 3)), width,
+                value);
 }
 
 PayloadGuest::PayloadGuest(const Options& options)

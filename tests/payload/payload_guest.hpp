@@ -73,6 +73,9 @@ class Payload
     /** The doors: what the guest does last. Does not wait for it. */
     void startOut(std::uint16_t port, unsigned width, std::uint32_t value);
     void startTripleFault();
+    /** The write is vCPU 1's, which the payload starts for it. */
+    void startOutByVcpu1(std::uint16_t port, unsigned width,
+                         std::uint32_t value);
 
     /** All 65536 ports in all widths; those in `claimed` are only read. */
     Findings sweepIn(const std::vector<std::uint16_t>& claimed);
@@ -94,6 +97,18 @@ class Payload
     int memory_;
     std::function<void()> check_;
 };
+
+/** What selects a register of a device on the root bus, by port 0xcf8. */
+constexpr std::uint32_t configAddress(unsigned slot, unsigned offset)
+{
+    return 0x80000000 | slot << 11 | offset;
+}
+
+/** Reads and writes a register in a device's configuration space. */
+std::uint32_t readConfig(Payload& payload, unsigned slot, unsigned offset,
+                         unsigned width);
+void writeConfig(Payload& payload, unsigned slot, unsigned offset,
+                 unsigned width, std::uint32_t value);
 
 /** The boot machine did not boot the payload. */
 class BootFailed : public Error

@@ -113,7 +113,7 @@ serve:
     .balign 2
 commands:
     .word 0, read_port, write_port, sweep_in, sweep_out
-    .word sweep_memory, peek, poke, triple_fault
+    .word sweep_memory, peek, poke, triple_fault, write_port_by_vcpu1
 
 read_port:
     movw MAILBOX_ADDRESS, %dx
@@ -143,6 +143,20 @@ poke:
 triple_fault:
     movw $triple_fault_32, %si
     jmp in_protected_mode
+
+write_port_by_vcpu1:
+    movw $start_vcpu1_32, %si
+    jmp in_protected_mode
+
+/* The only thing that vCPU 1 ever does. */
+vcpu1:
+    xorw %ax, %ax
+    movw %ax, %ds
+    movw %ax, %ss
+    movw $VCPU1_STACK, %sp
+    call write_port
+1:  hlt
+    jmp 1b
 
 /* %dx: port, %cl: width; %eax: what was read, %ebx: all ones of that width */
 port_in:
@@ -284,6 +298,23 @@ poke_32:
 2:  movw %ax, (%edi)
     ret
 4:  movl %eax, (%edi)
+    ret
+
+/* INIT and a start-up message to APIC 1 (SDM volume 3, 10.4.4). Both are kept
+ * until the vCPU takes them, in this order; waiting in between is for chips. */
+#define APIC_ICR_LOW 0xfee00300
+#define APIC_ICR_HIGH 0xfee00310
+#define ICR_TO_APIC1 (1 << 24)
+#define ICR_INIT 0x4500
+#define ICR_START_UP 0x4600
+#define LJMP 0xea
+
+start_vcpu1_32:
+    movb $LJMP, VCPU1_ENTRY
+    movl $vcpu1, VCPU1_ENTRY + 1 /* offset, and segment 0 */
+    movl $ICR_TO_APIC1, APIC_ICR_HIGH
+    movl $ICR_INIT, APIC_ICR_LOW
+    movl $ICR_START_UP | VCPU1_ENTRY >> 12, APIC_ICR_LOW
     ret
 
 /* An exception, and an interrupt table without room for any handler. Not in

@@ -31,6 +31,11 @@
 #define MEMORY_RANGES_MAX 64
 #define MEMORY_RANGE_ENTRY 12
 
+/* Where vCPU 1 starts: a page that the payload writes a jump to. Its stack ends
+ * well below that of vCPU 0. */
+#define VCPU1_ENTRY 0x3000
+#define VCPU1_STACK 0x7000
+
 /* One bit per port: set for those that a device claims. */
 #define PORT_MAP 0x4000
 #define PORT_MAP_SIZE 0x2000
@@ -46,7 +51,8 @@
 #define PAYLOAD_PEEK 6         /* value <- memory */
 #define PAYLOAD_POKE 7         /* memory <- value */
 #define PAYLOAD_TRIPLE_FAULT 8
-#define PAYLOAD_COMMANDS 9
+#define PAYLOAD_OUT_BY_VCPU1 9 /* port <- value, by a vCPU that it starts */
+#define PAYLOAD_COMMANDS 10
 
 /* What it writes to the serial line of the machine that it boots on. */
 #define PAYLOAD_BOOTED "payload booted"

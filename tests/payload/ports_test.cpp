@@ -266,27 +266,6 @@ void expectPmTimer(Payload& payload)
     EXPECT_EQ(payload.in(pmTimer + 2, 4) >> 8, 0xffff00U);
 }
 
-constexpr std::uint32_t configAddress(unsigned slot, unsigned offset)
-{
-    return 0x80000000 | slot << 11 | offset;
-}
-
-std::uint32_t readConfig(Payload& payload, unsigned slot, unsigned offset,
-                         unsigned width)
-{
-    payload.out(pciAddress, 4, configAddress(slot, offset & ~3U));
-    return payload.in(static_cast<std::uint16_t>(pciData + (offset & 3)),
-                      width);
-}
-
-void writeConfig(Payload& payload, unsigned slot, unsigned offset,
-                 unsigned width, std::uint32_t value)
-{
-    payload.out(pciAddress, 4, configAddress(slot, offset & ~3U));
-    payload.out(static_cast<std::uint16_t>(pciData + (offset & 3)), width,
-                value);
-}
-
 /** The address register is one dword; narrower writes are not for it. */
 void expectPciAddress(Payload& payload)
 {

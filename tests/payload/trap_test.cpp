@@ -2,6 +2,7 @@
  * TCG and under KVM. */
 #include "tests/payload/payload_guest.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -19,16 +20,17 @@ constexpr std::uint16_t freePort = 0x3f8;
 class Trap : public testing::TestWithParam<vm::Accelerator>
 {
   protected:
-    Trap() : guest(makeGuest(GetParam())) {}
+    Trap() : guest(makeGuest(GetParam(), 2)) {}
 
     /** The guest is in the trap, with this cause and number; a load brings it
      * back to life in the same process. */
-    void expectTrap(const std::string& cause, std::uint64_t count)
+    void expectTrap(const std::string& cause, std::uint64_t count,
+                    unsigned vcpu = 0)
     {
         trap = guest->production().waitTrap(trapTime);
         EXPECT_EQ(trap.cause, cause);
         EXPECT_EQ(trap.count, count);
-        EXPECT_EQ(trap.vcpu, 0U);
+        EXPECT_EQ(trap.vcpu, vcpu);
         EXPECT_FALSE(guest->machine().running());
     }
 
@@ -86,6 +88,33 @@ TEST_P(Trap, EveryWayToReset)
     expectNoPort();
 
     liveAgain();
+}
+
+/** The vCPU that wrote is named, in the event as in the query; the next trap
+ * does not remember it. */
+TEST_P(Trap, ByTheOtherVcpu)
+{
+    std::uint64_t count = 1;
+    expectTrap("cold-start", count);
+    for (auto [port, value] :
+         {std::pair{kbd, std::uint8_t{0xfe}}, {resetControl, 0x06}})
+    {
+        liveAgain().startOutByVcpu1(port, 1, value);
+        const QmpEvent event = guest->machine().qmp().waitEvent(
+            "__internal.airlock_TRAP", trapTime);
+        EXPECT_EQ(event.data.value("vcpu", -1), 1);
+        EXPECT_EQ(event.data.value("port", 0U), port);
+        expectTrap("port", ++count, 1);
+        expectPort(port, value);
+        EXPECT_EQ(vm::describe(trap),
+                  fmt::format("port {:#x} <- {:#04x} by vCPU 1", port, value));
+    }
+    liveAgain().startOut(kbd, 1, 0xfe);
+    expectTrap("port", ++count, 0);
+
+    liveAgain();
+    guest->machine().qmp().execute("system_reset");
+    expectTrap("system-reset", ++count, 0);
 }
 
 /** The stub runs the VM into the trap that it is in, which is no new one. */

@@ -167,6 +167,13 @@ TEST_F(Switchd, ABootHostHasItselfCutOffThroughItsOwnPort)
     EXPECT_EQ(portStatus()["state"], "cut-off");
     EXPECT_EQ(portStatus()["reason"], "the boot host asked for it");
     EXPECT_TRUE(eventually([&] { return tableOf("boot0").empty(); }));
+    EXPECT_THAT(logText(), HasSubstr("36c73b3d5cfb4cd7b6bd7eb6bdf2b2e1"));
+    // What a stranger tried meanwhile is for rules on alerts.
+    EXPECT_FALSE(passes("boot0", stranger));
+    EXPECT_TRUE(eventually([&] {
+        return logText().find("31cf13d28d7649e685e1997a109f99d7") !=
+               std::string::npos;
+    }));
     // The next clean epoch.
     goClean(2);
     EXPECT_TRUE(passes("boot0", address("boot0", 2)));

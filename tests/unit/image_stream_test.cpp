@@ -91,6 +91,66 @@ TEST(ImageStream, ComesBackAsItWas)
     }
 }
 
+TEST(ImageStream, IsTheSameWhenItIsReadAhead)
+{
+    UniqueFd source = makeImage(2);
+    FileImage image(source.get(), imageBytes);
+    Bytes out;
+    MemoryFigures figures = writeImage(image, [&](ByteView part) {
+        out.insert(out.end(), part.begin(), part.end());
+    });
+    EXPECT_EQ(out, stream(source.get()));
+    EXPECT_GT(figures.pages, 0U);
+}
+
+/** Ends, or fails, in the middle. */
+class BrokenImage : public ImageSource
+{
+  public:
+    std::uint64_t bytes() const override { return imageBytes; }
+    std::uint64_t nextData(std::uint64_t begin) override { return begin; }
+    void read(std::span<std::uint8_t> out, std::uint64_t offset) override
+    {
+        if (offset >= imageBytes / 2)
+        {
+            throw Error("a bad sector");
+        }
+        std::ranges::fill(out, std::uint8_t{1});
+    }
+};
+
+TEST(ImageStream, AnErrorOfTheSourceReachesWhoWrites)
+{
+    BrokenImage image;
+    std::uint64_t written = 0;
+    try
+    {
+        writeImage(image, [&](ByteView part) { written += part.size(); });
+        FAIL() << "an image that cannot be read was written";
+    }
+    catch (const Error& error)
+    {
+        EXPECT_STREQ(error.what(), "a bad sector");
+    }
+    EXPECT_GE(written, imageBytes / 2);
+}
+
+TEST(ImageStream, EndsWhenNobodyTakesIt)
+{
+    UniqueFd source = makeImage(3);
+    FileImage image(source.get(), imageBytes);
+    unsigned calls = 0;
+    EXPECT_THROW(writeImage(image,
+                            [&](ByteView) {
+                                if (++calls == 3)
+                                {
+                                    throw Refused("peer", "has gone");
+                                }
+                            }),
+                 Refused);
+    EXPECT_EQ(calls, 3U);
+}
+
 TEST(ImageStream, ADeltaMakesTheOldImageTheNewOne)
 {
     UniqueFd before = makeImage(1);

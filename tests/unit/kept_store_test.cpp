@@ -224,6 +224,63 @@ TEST(KeptRecord, ComesBackAsItWas)
     EXPECT_EQ(again.site.switchTo->address->text(), "02:00:00:00:00:07");
 }
 
+/** A switch that opens the port for what is in its window, once. */
+class Window
+{
+  public:
+    explicit Window(std::uint64_t used) : used_(used) {}
+    bool opens(std::uint64_t epoch)
+    {
+        const bool out = epoch > used_ && epoch <= used_ + size;
+        used_ = out ? epoch : used_;
+        return out;
+    }
+
+    static constexpr std::uint64_t size = 4;
+
+  private:
+    std::uint64_t used_;
+};
+
+/** How many attempts it takes until a lease is seen. */
+unsigned attempts(Epochs epochs, Window window, unsigned missed)
+{
+    std::uint64_t rounds = 0;
+    for (unsigned count = 1; count < 1000; count++)
+    {
+        const bool again = epochs.atEnd(Window::size, rounds);
+        const std::uint64_t epoch = epochs.take(Window::size, rounds);
+        rounds += again ? 1 : 0;
+        if (window.opens(epoch) && missed-- == 0)
+        {
+            return count;
+        }
+    }
+    return 0;
+}
+
+TEST(Epochs, AreTriedOneAfterTheOther)
+{
+    EXPECT_EQ(attempts({0, 1}, Window(0), 0), 1U);
+    EXPECT_EQ(attempts({7, 9}, Window(8), 0), 1U);
+    // From the beginning of the window, when its end was tried in vain.
+    EXPECT_EQ(attempts({7, 12}, Window(7), 0), 1U);
+    // What is written there may be anything.
+    EXPECT_EQ(attempts({7, 3}, Window(7), 0), 1U);
+    EXPECT_EQ(attempts({7, 1000}, Window(7), 0), 1U);
+}
+
+TEST(Epochs, MissedOpeningsDoNotLockOut)
+{
+    // All of the window is used up, and nobody saw it.
+    EXPECT_GT(attempts({7, 12}, Window(11), 0), 0U);
+    // Nor the one after it, and so on.
+    for (unsigned missed = 1; missed < Window::size; missed++)
+    {
+        EXPECT_GT(attempts({7, 12}, Window(11), missed), 0U) << missed;
+    }
+}
+
 TEST(Site, RefusesWhatCannotBe)
 {
     auto with = [](const char* member, Json value) {

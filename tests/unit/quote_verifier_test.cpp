@@ -101,6 +101,25 @@ TEST_F(QuoteVerifierTest, TheBootIsTheEvidence)
     EXPECT_THAT(verdict(verifier, proof()), HasSubstr("reset count"));
 }
 
+TEST_F(QuoteVerifierTest, WhatAnEarlierVerifierSawCounts)
+{
+    QuoteVerifier before(enrolment());
+    EXPECT_EQ(verdict(before, proof()), "good");
+    ASSERT_TRUE(evidence.clock);
+    const auto remembering = [&] {
+        auto out = std::make_unique<QuoteVerifier>(enrolment());
+        out->remember(*evidence.clock);
+        return out;
+    };
+    const auto after = remembering();
+    EXPECT_EQ(verdict(*after, proof()), "good");
+    forger.clock.resetCount--;
+    EXPECT_THAT(verdict(*remembering(), proof()), HasSubstr("reset count"));
+    forger.clock.resetCount++;
+    forger.clock.clock--;
+    EXPECT_NE(verdict(*remembering(), proof()), "good");
+}
+
 TEST_F(QuoteVerifierTest, AnotherKeyIsRefused)
 {
     QuoteVerifier verifier(enrolment());
@@ -124,6 +143,18 @@ TEST_F(QuoteVerifierTest, EveryCutAndEveryChangedBitIsRefused)
     }
     good.push_back(0);
     EXPECT_THAT(verdict(verifier, good), HasSubstr("goes on"));
+}
+
+TEST_F(QuoteVerifierTest, ProverIsItsKeyWhateverItsStates)
+{
+    trust::QuoteReference two = enrolment();
+    two.states.push_back({"clean 8", {{0, Digest{1}}, {4, Digest{2}}}});
+    EXPECT_TRUE(sameProver(enrolment().toText(), two.toText()));
+    const std::string before = enrolment().toText();
+    forger.key = trust::makeKey();
+    EXPECT_FALSE(sameProver(before, enrolment().toText()));
+    EXPECT_FALSE(sameProver(before, "a key"));
+    EXPECT_TRUE(sameProver("a key", "a key"));
 }
 
 TEST_F(QuoteVerifierTest, WhatIsOfNoUseIsNotEnrolled)

@@ -84,8 +84,10 @@ TEST_F(SealStoreTest, WriteThatWasCutLeavesTheRecordBefore)
 TEST_F(SealStoreTest, OverwriteLeavesNothingOfTheRequest)
 {
     SealRecord record;
-    record.request = EnrolmentRequest{"one", Secret(ByteView(Bytes(32, 0xab))),
-                                      Json{{"tls", "a private key"}}};
+    record.request.emplace();
+    record.request->name = "one";
+    record.request->addressRoot = Secret(ByteView(Bytes(32, 0xab)));
+    record.request->site = Json{{"tls", "a private key"}};
     store.write(recordWithLog(1));
     store.write(record);
     EXPECT_EQ(store.read().request->addressRoot.view()[31], 0xab);

@@ -524,6 +524,48 @@ TEST(ProductionStream, TruncatedAnywhereIsRefused)
     }
 }
 
+/** What a refusal of the first `size` bytes starts with: the section in which,
+ * or behind which, they end. */
+std::string whereItEnds(std::size_t size)
+{
+    constexpr std::size_t magic = 8;
+    constexpr std::size_t frame = 1 + 4; // of a header and of a footer
+    std::string before = "configuration";
+    std::size_t at = magic + frame + std::string_view("airlock-1.0").size();
+    if (size <= magic)
+    {
+        return "stream: wants ";
+    }
+    for (const Section& section : kSections)
+    {
+        const std::size_t payload =
+            at + frame + 1 + section.id.idstr.size() + 8;
+        if (size < payload)
+        {
+            break;
+        }
+        before = label(section.id);
+        at = payload + section.payload.size() + frame;
+        if (size < at)
+        {
+            return before + ": wants ";
+        }
+        before = "stream behind " + before;
+    }
+    return before + ": wants ";
+}
+
+TEST(ProductionStream, TruncatedItSaysWhere)
+{
+    const Bytes stream = writeProductionStream("airlock-1.0", kSections);
+    for (std::size_t size = 0; size < stream.size(); ++size)
+    {
+        EXPECT_THAT(refusedProduction(ByteView(stream).first(size)),
+                    ::testing::StartsWith(whereItEnds(size)))
+            << size;
+    }
+}
+
 TEST(ProductionStream, EveryBitFlipIsRefusedOrShows)
 {
     Bytes stream = writeProductionStream("airlock-1.0", kSections);

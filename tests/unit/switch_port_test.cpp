@@ -397,8 +397,21 @@ class CountingVerifier : public ProofVerifier
         {
             throw Refused("proof", "is none");
         }
-        return {proof[0]};
+        if (proof[0] < last_)
+        {
+            throw Refused("proof", "is of a start before the last one");
+        }
+        trust::wire::ClockInfo clock;
+        clock.resetCount = proof[0];
+        return {proof[0], clock};
     }
+    void remember(const trust::wire::ClockInfo& last) override
+    {
+        last_ = last.resetCount;
+    }
+
+  private:
+    std::uint32_t last_ = 0;
 };
 
 /** A boot host that proves what CountingVerifier asks for. */
@@ -466,6 +479,36 @@ TEST_F(SwitchPortQuote, ALeaseDoesNotOutliveTheStartOfItsBootHost)
     auto challenge = ask(self);
     now += 5s;
     EXPECT_FALSE(prove(self, challenge.nonce, {8}));
+}
+
+TEST_F(SwitchPortQuote, AnAgentThatStartsAnewKnowsWhatWasSeen)
+{
+    std::optional<std::uint32_t> onDisk;
+    fabric.onOpen = [&] {
+        onDisk = store.load("boot0")->seen.value().resetCount;
+    };
+    EXPECT_TRUE(prove({7}));
+    EXPECT_EQ(onDisk, 7U); // before the port was opened
+    agent.reset();
+    EXPECT_FALSE(prove({6}));
+    EXPECT_TRUE(prove({7}));
+    // A new enrolment of the same key forgets nothing, one of another does.
+    Enrolment same = port().enrolment().value();
+    same.seen.reset();
+    port().enroll(same);
+    EXPECT_FALSE(prove({6}));
+    Enrolment other = same;
+    other.key = "other";
+    port().enroll(other);
+    EXPECT_TRUE(prove({6}));
+}
+
+TEST_F(SwitchPortQuote, WhatCannotBeKeptOpensNothing)
+{
+    std::filesystem::remove_all(directory.path() / "ports");
+    EXPECT_FALSE(prove({7}));
+    EXPECT_FALSE(port().isOpen());
+    EXPECT_FALSE(fabric.opened);
 }
 
 TEST_F(SwitchPortQuote, SoManyChallengesOnly)

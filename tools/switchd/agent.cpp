@@ -25,6 +25,20 @@ namespace
 constexpr std::size_t framesAtOnce = 64;
 constexpr std::chrono::milliseconds longestWait{1000};
 
+/** For rules on what the agent tells; listed in airlock-switchd(8). */
+const char* messageId(log::Level level)
+{
+    switch (level)
+    {
+    case log::Level::error:
+        return "9cebc638f83f42849c40dd430f7f1ee4";
+    case log::Level::warning:
+        return "31cf13d28d7649e685e1997a109f99d7";
+    default:
+        return "36c73b3d5cfb4cd7b6bd7eb6bdf2b2e1";
+    }
+}
+
 PortSettings portSettings(const AgentSettings& all, const PortOptions& options)
 {
     PortSettings out;
@@ -263,7 +277,9 @@ class SwitchAgent::Impl : public Fabric
     void tell(log::Level level, std::string_view message,
               const std::vector<log::Field>& fields)
     {
-        log::write(level, message, fields);
+        std::vector<log::Field> logged = fields;
+        logged.emplace_back("MESSAGE_ID", messageId(level));
+        log::write(level, message, logged);
         Json event = {{"what", std::string(message)}};
         for (const auto& [name, value] : fields)
         {

@@ -2,6 +2,7 @@
 
 #include "common/file.hpp"
 #include "common/sha256.hpp"
+#include "trust/machine.hpp"
 
 namespace airlock::sw
 {
@@ -47,7 +48,7 @@ std::optional<Method> methodFrom(std::string_view word)
 Enrolment parseEnrolment(const Json& json, std::string_view where)
 {
     JsonField top(json, where);
-    top.onlyKeys({"host", "method", "root", "epoch", "key", "address"});
+    top.onlyKeys({"host", "method", "root", "epoch", "key", "address", "seen"});
     Enrolment out;
     out.host = top.at("host").string(maxHost);
     auto method = methodFrom(top.at("method").string(16));
@@ -75,6 +76,10 @@ Enrolment parseEnrolment(const Json& json, std::string_view where)
         {
             address->refuse("is no address of a host");
         }
+    }
+    if (auto seen = top.find("seen"))
+    {
+        out.seen = trust::clockFrom(*seen);
     }
     if (out.method == Method::quote ? out.key.empty() : !out.root)
     {
@@ -128,6 +133,10 @@ void EnrolmentStore::save(const std::string& port,
     if (enrolment.address)
     {
         json["address"] = enrolment.address->text();
+    }
+    if (enrolment.seen)
+    {
+        json["seen"] = trust::clockJson(*enrolment.seen);
     }
     WipedText text(dumpJson(json) + "\n");
     writeFileAtomic(fileOf(port), text.text, privateFile);

@@ -3,6 +3,7 @@
 #include "common/json.hpp"
 #include "common/mac_address.hpp"
 #include "common/secret.hpp"
+#include "trust/wire.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -36,6 +37,8 @@ struct Enrolment
     std::uint64_t epoch = 0;
     std::string key;                   ///< quote: for makeVerifier()
     std::optional<MacAddress> address; ///< quote: the only one; or any
+    /** quote: the TPM's counters when a lease was opened last. */
+    std::optional<trust::wire::ClockInfo> seen;
 };
 
 /** Throws Refused naming `where`. */

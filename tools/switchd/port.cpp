@@ -75,6 +75,10 @@ void PortAgent::loadAddresses()
     if (enrolment_->method == Method::quote)
     {
         verifier_ = settings_.verifier(enrolment_->key);
+        if (enrolment_->seen)
+        {
+            verifier_->remember(*enrolment_->seen);
+        }
         return;
     }
     const Secret& root = *enrolment_->root;
@@ -245,7 +249,7 @@ void PortAgent::tryMac(const SeenFrame& frame, const MacAddress& source,
         enrolment_->method == Method::mac96 ? paired : ours || settings_.plain;
     if (enough)
     {
-        leased ? renew(now) : open(source, epoch->number, 0, now);
+        leased ? renew(now) : open(source, epoch->number, {}, now);
     }
     else if (!leased)
     {
@@ -327,7 +331,7 @@ void PortAgent::prove(const MacAddress& source, const quarantine::Proof& proof,
             cut("the boot host has restarted");
             throw Refused("proof", "the boot host has restarted since");
         }
-        good = lease_ ? renew(now) : open(source, 0, evidence.bootCount, now);
+        good = lease_ ? renew(now) : open(source, 0, evidence, now);
     }
     catch (const Refused& error)
     {
@@ -355,10 +359,11 @@ void PortAgent::answer(const MacAddress& to, quarantine::Message message)
 }
 
 bool PortAgent::open(const MacAddress& address, std::uint64_t epoch,
-                     std::uint64_t bootCount, TimePoint now)
+                     const Evidence& evidence, TimePoint now)
 try
 {
     requireClosed(); // what is left of the last lease
+    noteSeen(evidence);
     if (epoch != 0)
     {
         useUp(epoch); // first of all: it opens one lease only
@@ -369,7 +374,7 @@ try
     }
     // A slow disk does not take from its time.
     const TimePoint begin = settings_.clock ? settings_.clock() : now;
-    lease_ = Lease{address, epoch, bootCount, begin + settings_.lease};
+    lease_ = Lease{address, epoch, evidence.bootCount, begin + settings_.lease};
     fabric_.open(settings_.name, address, settings_.lease);
     // Only now that the switch knows where it is: frames to an address that is
     // neither hidden nor known go everywhere.
@@ -412,6 +417,18 @@ void PortAgent::useUp(std::uint64_t epoch)
     enrolment_->epoch = epoch;
     loadAddresses();
     store_.save(settings_.name, *enrolment_);
+}
+
+/** On the disk before anything is opened: an agent that starts anew still
+ * tells a TPM that somebody has put back. Not at each renewal: a start of the
+ * boot host ends the lease. */
+void PortAgent::noteSeen(const Evidence& evidence)
+{
+    if (evidence.clock)
+    {
+        enrolment_->seen = evidence.clock;
+        store_.save(settings_.name, *enrolment_);
+    }
 }
 
 void PortAgent::seenElsewhere(const MacAddress& address,
@@ -506,9 +523,14 @@ void PortAgent::close()
 }
 
 /** With the root that is in use already, its addresses do not become good
- * again. */
+ * again; nor do old counters of the same TPM. */
 void PortAgent::keepUsedUp(Enrolment& fresh) const
 {
+    if (enrolment_ && enrolment_->method == Method::quote &&
+        fresh.method == Method::quote && sameProver(enrolment_->key, fresh.key))
+    {
+        fresh.seen = enrolment_->seen;
+    }
     if (enrolment_ && enrolment_->root && fresh.root &&
         enrolment_->root->equals(fresh.root->view()))
     {

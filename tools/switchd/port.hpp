@@ -217,9 +217,10 @@ class PortAgent
 
     /** Both say whether the port is open then. */
     bool open(const MacAddress& address, std::uint64_t epoch,
-              std::uint64_t bootCount, TimePoint now);
+              const Evidence& evidence, TimePoint now);
     bool renew(TimePoint now);
     void useUp(std::uint64_t epoch);
+    void noteSeen(const Evidence& evidence);
     void keepUsedUp(Enrolment& fresh) const;
     void end(const std::string& why);
     void endIfOver(TimePoint now);

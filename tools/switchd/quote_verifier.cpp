@@ -21,7 +21,8 @@ Evidence QuoteVerifier::verify(const Claim& claim, ByteView proof) const
             expected.pcrs = state.pcrs;
             last_ = trust::verifyQuote(reference_.key, quote, expected).clock;
             return {(std::uint64_t{last_->resetCount} << 32) |
-                    last_->restartCount};
+                        last_->restartCount,
+                    last_};
         }
         catch (const Refused& refused)
         {

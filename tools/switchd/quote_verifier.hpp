@@ -20,6 +20,7 @@ class QuoteVerifier : public ProofVerifier
     {}
 
     Evidence verify(const Claim& claim, ByteView proof) const override;
+    void remember(const trust::wire::ClockInfo& last) override { last_ = last; }
 
   private:
     trust::QuoteReference reference_;

@@ -75,4 +75,18 @@ std::unique_ptr<ProofVerifier> makeVerifier(const std::string& enrolled)
     return std::make_unique<SignatureVerifier>(enrolled);
 }
 
+bool sameProver(const std::string& one, const std::string& other)
+{
+    if (one == other)
+    {
+        return true;
+    }
+    if (!one.starts_with('{') || !other.starts_with('{'))
+    {
+        return false;
+    }
+    return trust::QuoteReference::parse(one).key.publicArea() ==
+           trust::QuoteReference::parse(other).key.publicArea();
+}
+
 } // namespace airlock::sw

@@ -2,9 +2,11 @@
 
 #include "common/mac_address.hpp"
 #include "common/quarantine.hpp"
+#include "trust/wire.hpp"
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace airlock::sw
@@ -31,6 +33,8 @@ struct Evidence
      * counter in a TPM's quote: a lease does not outlive the start in which it
      * was opened. The same for all proofs of a method that knows none. */
     std::uint64_t bootCount = 0;
+    /** The TPM's counters, where there is one: to be kept for remember(). */
+    std::optional<trust::wire::ClockInfo> clock;
 };
 
 /** Judges the proofs of one boot host (method quote).
@@ -45,6 +49,10 @@ class ProofVerifier
 
     /** Throws Refused when the proof does not show the claim. */
     virtual Evidence verify(const Claim& claim, ByteView proof) const = 0;
+
+    /** What an earlier verifier of this boot host has seen last: whose
+     * counters are behind it is refused. */
+    virtual void remember(const trust::wire::ClockInfo& /*last*/) {}
 };
 
 /** An Ed25519 signature of the claim's digest. What signs has to be tied to
@@ -66,5 +74,8 @@ class SignatureVerifier : public ProofVerifier
 /** Makes the verifier for what an operator enrolled: a public key (PEM), or
  * what quote_verifier.hpp has. Throws Refused when it is of no use. */
 std::unique_ptr<ProofVerifier> makeVerifier(const std::string& enrolled);
+
+/** Whether two enrolments are of the same key, in whatever states. */
+bool sameProver(const std::string& one, const std::string& other);
 
 } // namespace airlock::sw

@@ -131,6 +131,15 @@ static QIOChannelBuffer *airlock_save_to_buffer(GArray *starts, Error **errp)
     return saved;
 }
 
+/*
+ * Has something wanted bytes behind the end?  A buffer in memory knows no
+ * other failure, and no device of this machine answers -EIO to its state.
+ */
+static bool airlock_stream_ended(QEMUFile *f)
+{
+    return qemu_file_get_error(f) == -EIO;
+}
+
 static bool airlock_load_header(QEMUFile *f, Error **errp)
 {
     const char *name = airlock_machine_name();
@@ -138,78 +147,112 @@ static bool airlock_load_header(QEMUFile *f, Error **errp)
 
     if (qemu_get_be32(f) != QEMU_VM_FILE_MAGIC ||
         qemu_get_be32(f) != QEMU_VM_FILE_VERSION) {
-        error_setg(errp, "Not a device state stream");
+        error_setg(errp, "Not a device state stream%s",
+                   airlock_stream_ended(f) ?
+                   ": it ends before its configuration" : "");
         return false;
     }
     if (qemu_get_byte(f) != QEMU_VM_CONFIGURATION ||
         qemu_get_be32(f) != strlen(name) ||
         qemu_get_buffer(f, (uint8_t *)read_name, strlen(name)) !=
         strlen(name) || strcmp(read_name, name)) {
-        error_setg(errp, "configuration: the stream is not of machine type "
-                   "'%s'", name);
+        if (airlock_stream_ended(f)) {
+            error_setg(errp, "configuration: the stream ends in it");
+        } else {
+            error_setg(errp, "configuration: the stream is not of machine "
+                       "type '%s'", name);
+        }
         return false;
     }
     return true;
+}
+
+static void airlock_report_cut(const SaveVMDevice *dev, Error **errp)
+{
+    error_setg(errp, "section '%s' instance %" PRIu32 " is cut short: the "
+               "stream ends in it or before it", dev->idstr, dev->instance_id);
+}
+
+/* The header of a section as the stream has it */
+typedef struct AirlockHeader {
+    bool full;      /* it is a section, and has the number that is next */
+    bool named;
+    char idstr[256];
+    uint32_t instance_id;
+    uint32_t version_id;
+} AirlockHeader;
+
+static void airlock_read_header(QEMUFile *f, uint32_t section_id,
+                                AirlockHeader *header)
+{
+    header->full = qemu_get_byte(f) == QEMU_VM_SECTION_FULL &&
+                   qemu_get_be32(f) == section_id;
+    header->named = header->full && qemu_get_counted_string(f, header->idstr);
+    if (header->named) {
+        header->instance_id = qemu_get_be32(f);
+        header->version_id = qemu_get_be32(f);
+    }
 }
 
 static bool airlock_load_section_header(QEMUFile *f, const SaveVMDevice *dev,
                                         uint32_t section_id, Error **errp)
 {
-    char idstr[256];
-    uint32_t instance_id, version_id;
+    AirlockHeader header = {};
 
-    if (qemu_get_byte(f) != QEMU_VM_SECTION_FULL ||
-        qemu_get_be32(f) != section_id) {
+    airlock_read_header(f, section_id, &header);
+    if (airlock_stream_ended(f)) {
+        airlock_report_cut(dev, errp);
+    } else if (!header.full) {
         error_setg(errp, "section '%s' instance %" PRIu32 " is missing",
                    dev->idstr, dev->instance_id);
-        return false;
-    }
-    if (!qemu_get_counted_string(f, idstr)) {
+    } else if (!header.named) {
         error_setg(errp, "section %" PRIu32 " has no name", section_id);
-        return false;
-    }
-    instance_id = qemu_get_be32(f);
-    version_id = qemu_get_be32(f);
-    if (strcmp(idstr, dev->idstr) || instance_id != dev->instance_id) {
+    } else if (strcmp(header.idstr, dev->idstr) ||
+               header.instance_id != dev->instance_id) {
         error_setg(errp, "section '%s' instance %" PRIu32 " where '%s' "
-                   "instance %" PRIu32 " is expected", idstr, instance_id,
-                   dev->idstr, dev->instance_id);
-        return false;
-    }
-    if (version_id != dev->version_id) {
+                   "instance %" PRIu32 " is expected", header.idstr,
+                   header.instance_id, dev->idstr, dev->instance_id);
+    } else if (header.version_id != dev->version_id) {
         error_setg(errp, "section '%s' instance %" PRIu32 " has version %"
-                   PRIu32 ", this machine has %" PRIu32, idstr, instance_id,
-                   version_id, dev->version_id);
-        return false;
+                   PRIu32 ", this machine has %" PRIu32, header.idstr,
+                   header.instance_id, header.version_id, dev->version_id);
+    } else {
+        return true;
     }
-    return true;
+    return false;
 }
 
 static bool airlock_load_section(QEMUFile *f, const SaveVMDevice *dev,
                                  uint32_t section_id, Error **errp)
 {
+    bool ends;
     int ret;
 
     if (!airlock_load_section_header(f, dev, section_id, errp)) {
         return false;
     }
     ret = qemu_loadvm_load_device(f, dev);
-    if (ret < 0 || qemu_file_get_error(f)) {
+    /* A cut footer reads as zeros, and that may be the number it has. */
+    ends = ret >= 0 && qemu_get_byte(f) == QEMU_VM_SECTION_FOOTER &&
+           qemu_get_be32(f) == section_id;
+    if (airlock_stream_ended(f)) {
+        airlock_report_cut(dev, errp);
+    } else if (ret < 0 || qemu_file_get_error(f)) {
         error_setg(errp, "section '%s' instance %" PRIu32 " was refused by "
                    "the device (error %d)", dev->idstr, dev->instance_id,
                    ret < 0 ? ret : qemu_file_get_error(f));
-        return false;
-    }
-    if (qemu_get_byte(f) != QEMU_VM_SECTION_FOOTER ||
-        qemu_get_be32(f) != section_id) {
+    } else if (!ends) {
         error_setg(errp, "section '%s' instance %" PRIu32 " does not end "
                    "where it should", dev->idstr, dev->instance_id);
-        return false;
+    } else {
+        return true;
     }
-    return true;
+    return false;
 }
 
-static bool airlock_load_end(QEMUFile *f, Error **errp)
+/* @last: the section that was loaded last */
+static bool airlock_load_end(QEMUFile *f, const SaveVMDevice *last,
+                             Error **errp)
 {
     char vmdesc[sizeof(airlock_vmdesc)] = "";
 
@@ -222,7 +265,10 @@ static bool airlock_load_end(QEMUFile *f, Error **errp)
         qemu_get_buffer(f, (uint8_t *)vmdesc, strlen(airlock_vmdesc)) !=
         strlen(airlock_vmdesc) || strcmp(vmdesc, airlock_vmdesc) ||
         qemu_file_get_error(f)) {
-        error_setg(errp, "the stream does not end with an empty description");
+        error_setg(errp, "the stream does not end with an empty description "
+                   "behind section '%s' instance %" PRIu32 "%s", last->idstr,
+                   last->instance_id,
+                   airlock_stream_ended(f) ? ": it is cut short" : "");
         return false;
     }
     return true;
@@ -232,14 +278,15 @@ static bool airlock_load_stream(const QIOChannelBuffer *buf, Error **errp)
 {
     QIOChannelBuffer *copy = airlock_copy_buffer(buf);
     QEMUFile *f = qemu_file_new_input(QIO_CHANNEL(copy));
-    SaveVMDevice dev = {};
+    SaveVMDevice dev = {}, last = {};
     uint32_t section_id = 0;
     bool ok = airlock_load_header(f, errp);
 
     while (ok && airlock_next_device(&dev)) {
+        last = dev;
         ok = airlock_load_section(f, &dev, section_id++, errp);
     }
-    ok = ok && airlock_load_end(f, errp);
+    ok = ok && airlock_load_end(f, &last, errp);
     qemu_fclose(f);
     object_unref(OBJECT(copy));
     return ok;

@@ -1,0 +1,206 @@
+#include "bootsrv/machine/sealed_identity.hpp"
+#include "tests/tpm/tpm_fixture.hpp"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace airlock::machine
+{
+namespace
+{
+
+using test::errorOf;
+using testing::HasSubstr;
+
+/** A boot host with a TPM and a seal partition, that has started once. */
+class IdentityTest : public test::TpmTest
+{
+  protected:
+    IdentityTest()
+    {
+        UniqueFd disk = openFile(home.path() / "seal", O_RDWR | O_CREAT);
+        EXPECT_EQ(::ftruncate(disk.get(), SealStore::size), 0);
+        start();
+        SealRecord record;
+        noteTarget(*tpm, store, record);
+        record.policies = {approve("clean 1")};
+        record.request = signedRequest(siteKey, *record.target);
+        store.write(record);
+    }
+
+    void start() { boot("clean 1"); }
+
+    static EnrolmentRequest plainRequest(std::uint8_t root = 1)
+    {
+        EnrolmentRequest out;
+        out.name = "boot1";
+        out.addressRoot = Secret(ByteView(Bytes(32, root)));
+        out.site = {{"listen", "0.0.0.0"}};
+        return out;
+    }
+
+    static EnrolmentRequest signedRequest(const trust::Key& key,
+                                          const Digest& target,
+                                          std::uint8_t root = 1)
+    {
+        EnrolmentRequest out = plainRequest(root);
+        out.sign(key, 1, target);
+        return out;
+    }
+
+    void enrol()
+    {
+        const auto shared = std::make_shared<MachineTpm>(
+            std::shared_ptr<const trust::Tpm>(&*tpm, [](const auto*) {}));
+        enrollIdentity(shared, store, policyKey,
+                       [this](const auto&, const auto&, const auto&,
+                              const auto&) { steps++; });
+    }
+
+    /** With this in the place of the request. */
+    std::string enrolWith(EnrolmentRequest request)
+    {
+        SealRecord record = store.read();
+        record.request = std::move(request);
+        store.write(record);
+        return errorOf<Error>([&] { enrol(); });
+    }
+
+    /** First bytes of both secrets; the root's is what the request said. */
+    std::pair<int, Bytes> unsealed()
+    {
+        const SealedIdentity out =
+            unsealIdentity(*tpm, store.read(), policyKey);
+        return {out.addressRoot.view()[0],
+                Bytes(out.keptKey.view().begin(), out.keptKey.view().end())};
+    }
+
+    TempDirectory home;
+    SealStore store{home.path() / "seal"};
+    int steps = 0;
+};
+
+TEST_F(IdentityTest, SignedRequestEnrolsOnce)
+{
+    enrol();
+    EXPECT_EQ(steps, 1);
+    EXPECT_FALSE(store.read().request);
+    EXPECT_EQ(store.read().target, enrolmentTarget(*tpm));
+    EXPECT_EQ(unsealed().first, 1);
+}
+
+TEST_F(IdentityTest, RequestCountsOnlyAsItWasSigned)
+{
+    const Digest target = *store.read().target;
+    const auto refused = [&](EnrolmentRequest request) {
+        const std::string why = enrolWith(std::move(request));
+        EXPECT_THAT(why, HasSubstr("was not signed"));
+    };
+    refused(plainRequest());
+    refused(signedRequest(trust::makeKey(), target));
+    EnrolmentRequest changed = signedRequest(siteKey, target);
+    changed.name = "boot2";
+    refused(std::move(changed));
+    changed = signedRequest(siteKey, target);
+    changed.addressRoot = Secret(32);
+    refused(std::move(changed));
+    changed = signedRequest(siteKey, target);
+    changed.site["listen"] = "192.0.2.1";
+    refused(std::move(changed));
+    changed = signedRequest(siteKey, target);
+    changed.generation = 2;
+    refused(std::move(changed));
+    changed = signedRequest(siteKey, Digest{});
+    changed.target = target;
+    refused(std::move(changed));
+    // A signature of the site's that is another one's.
+    changed = signedRequest(siteKey, target);
+    changed.signature = store.read().policies.at(0).signature;
+    refused(std::move(changed));
+    // Nothing was done.
+    EXPECT_TRUE(trust::hardening(*tpm).none());
+    EXPECT_EQ(steps, 0);
+    EXPECT_EQ(enrolWith(signedRequest(siteKey, target)), "");
+}
+
+TEST_F(IdentityTest, RequestIsForOneTpm)
+{
+    test::Swtpm other;
+    trust::Tpm otherTpm(other.tcti());
+    SealRecord record;
+    TempDirectory place;
+    UniqueFd disk = openFile(place.path() / "seal", O_RDWR | O_CREAT);
+    ASSERT_EQ(::ftruncate(disk.get(), SealStore::size), 0);
+    noteTarget(otherTpm, SealStore(place.path() / "seal"), record);
+    EXPECT_THAT(enrolWith(signedRequest(siteKey, *record.target)),
+                HasSubstr("is for another TPM"));
+    EXPECT_EQ(steps, 0);
+}
+
+TEST_F(IdentityTest, RequestOfAnotherGenerationThanThePolicyIsRefused)
+{
+    EnrolmentRequest request = plainRequest();
+    request.sign(siteKey, 2, *store.read().target);
+    EXPECT_THAT(enrolWith(std::move(request)),
+                HasSubstr("another generation than the request"));
+    EXPECT_EQ(steps, 0);
+}
+
+TEST_F(IdentityTest, EnrolledMachineKeepsItsIdentity)
+{
+    const Digest target = *store.read().target;
+    enrol();
+    const auto identity = unsealed();
+    EnrolmentRequest requests[] = {
+        plainRequest(9), signedRequest(trust::makeKey(), *store.read().target),
+        // The one that it was enrolled by, from somebody's copy of the disk.
+        signedRequest(siteKey, target)};
+    for (EnrolmentRequest& request : requests)
+    {
+        start();
+        EXPECT_NE(enrolWith(std::move(request)), "");
+        SealRecord record = store.read();
+        EXPECT_NE(dropUnwanted(*tpm, store, record, policyKey), "");
+        EXPECT_FALSE(store.read().request);
+        EXPECT_EQ(unsealed(), identity);
+    }
+    EXPECT_EQ(steps, 1);
+}
+
+TEST_F(IdentityTest, SiteMayEnrolAgain)
+{
+    enrol();
+    const auto before = unsealed();
+    start();
+    SealRecord record = store.read();
+    record.request = signedRequest(siteKey, *record.target, 7);
+    store.write(record);
+    EXPECT_EQ(dropUnwanted(*tpm, store, record, policyKey), "");
+    enrol();
+    const auto after = unsealed();
+    EXPECT_EQ(after.first, 7);
+    EXPECT_NE(after.second, before.second);
+}
+
+TEST_F(IdentityTest, EnrolmentThatTheTpmHasNotedIsFinished)
+{
+    const EnrolmentRequest request =
+        signedRequest(siteKey, *store.read().target);
+    enrol();
+    const auto identity = unsealed();
+    // The disk as it was before the last of all writes.
+    SealRecord record = store.read();
+    record.next = std::move(record.blob);
+    record.blob.reset();
+    record.request = signedRequest(siteKey, request.target);
+    store.write(record);
+    start();
+    EXPECT_EQ(dropUnwanted(*tpm, store, record, policyKey), "");
+    enrol();
+    EXPECT_EQ(steps, 1);
+    EXPECT_FALSE(store.read().request);
+    EXPECT_EQ(unsealed(), identity);
+}
+
+} // namespace
+} // namespace airlock::machine
