@@ -229,14 +229,12 @@ std::set<std::string> words(std::string_view text)
 
 std::string readText(const fs::path& path)
 {
-    const Bytes bytes = readFile(path, maxFile);
-    return {bytes.begin(), bytes.end()};
+    return readTextFile(path, maxFile);
 }
 
 std::string digestOf(const std::string& text)
 {
-    const std::string digest = toHex(sha256(
-        {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()}));
+    const std::string digest = toHex(sha256(asBytes(text)));
     return digest.substr(0, digestLength);
 }
 

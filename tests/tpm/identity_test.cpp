@@ -63,7 +63,7 @@ class IdentityTest : public test::TpmTest
         SealRecord record = store.read();
         record.request = std::move(request);
         store.write(record);
-        return errorOf([&] { enrol(); });
+        return errorOf<Error>([&] { enrol(); });
     }
 
     /** First bytes of both secrets; the root's is what the request said. */
