@@ -85,7 +85,7 @@ machine::EnrolmentRequest requestOf(const Options& options)
     machine::EnrolmentRequest out;
     out.name = options.name;
     out.addressRoot = addressRootOf(options.addressRoot);
-    out.site = site.toJson();
+    out.site = WipedJson(site.toJson());
     return out;
 }
 
