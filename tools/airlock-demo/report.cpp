@@ -32,17 +32,30 @@ std::string seconds(double value)
     return fmt::format("{:.3f} s", value);
 }
 
+/** Devices of this row of the catalog. */
+unsigned countOf(const vm::Survey& survey, const catalog::Device& row)
+{
+    unsigned sum = 0;
+    for (const auto& [type, number] : survey.devices)
+    {
+        sum += catalog::findByType(type) == &row ? number : 0;
+    }
+    return sum;
+}
+
+/** Rows of the catalog that the machine has devices of. */
+std::uint64_t modelCount(const vm::Survey& survey)
+{
+    auto has = [&survey](const catalog::Device& row) {
+        return countOf(survey, row) > 0;
+    };
+    return static_cast<std::uint64_t>(
+        std::ranges::count_if(catalog::devices(), has));
+}
+
 /** Devices of both machines as rows of the catalog. */
 std::string deviceTable(const Outcome& outcome)
 {
-    auto count = [](const vm::Survey& survey, const catalog::Device& row) {
-        unsigned sum = 0;
-        for (const auto& [type, number] : survey.devices)
-        {
-            sum += catalog::findByType(type) == &row ? number : 0;
-        }
-        return sum;
-    };
     Table table({{"device"},
                  {"class"},
                  {"before", Table::Align::right},
@@ -50,8 +63,8 @@ std::string deviceTable(const Outcome& outcome)
                  {"purpose"}});
     for (const catalog::Device& row : catalog::devices())
     {
-        unsigned before = count(outcome.full, row);
-        unsigned after = count(outcome.stripped, row);
+        unsigned before = countOf(outcome.full, row);
+        unsigned after = countOf(outcome.stripped, row);
         if (before + after > 0)
         {
             table.row({std::string(row.id),
@@ -107,6 +120,8 @@ std::string summaryTable(const Outcome& outcome)
                         std::uint64_t after) {
         table.row({what, std::to_string(before), std::to_string(after)});
     };
+    row("device models (catalog)", modelCount(outcome.full),
+        modelCount(outcome.stripped));
     row("devices (QOM)", outcome.full.deviceCount(),
         outcome.stripped.deviceCount());
     row("savevm sections", kept + dropped, kept);
