@@ -106,7 +106,7 @@ std::vector<DiskShape> parseDisks(const JsonField& field)
         disk.onlyKeys({"bytes", "read-only"});
         DiskShape shape;
         shape.bytes = disk.at("bytes").u64();
-        handover::requireMemorySize(shape.bytes, disk.at("bytes").path());
+        handover::requireImageSize(shape.bytes, disk.at("bytes").path());
         shape.readOnly = disk.at("read-only").boolean();
         out.push_back(shape);
     }

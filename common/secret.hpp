@@ -36,9 +36,14 @@ struct WipedJson
 {
     Json json;
 
+    WipedJson() = default;
     explicit WipedJson(Json from) : json(std::move(from)) {}
-    WipedJson(const WipedJson&) = delete;
-    WipedJson& operator=(const WipedJson&) = delete;
+    WipedJson(WipedJson&& other) noexcept { json.swap(other.json); }
+    WipedJson& operator=(WipedJson&& other) noexcept
+    {
+        json.swap(other.json);
+        return *this;
+    }
     ~WipedJson() { wipeTexts(json); }
 
     static void wipeTexts(Json& json);

@@ -82,7 +82,7 @@ machine::EnrolmentRequest requestFrom(const std::string& name,
     machine::EnrolmentRequest out;
     out.name = name;
     out.addressRoot = addressRootIn(addressRoot);
-    out.site = site.toJson();
+    out.site = WipedJson(site.toJson());
     return out;
 }
 

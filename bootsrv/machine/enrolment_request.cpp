@@ -19,10 +19,11 @@ Digest signedDigest(const EnrolmentRequest& request)
     const auto digestOf = [](std::string_view text) {
         return sha256(asBytes(text));
     };
+    const WipedText site(dumpJson(request.site.json));
     ByteWriter start;
     start.text(label);
     start.bytes(digestOf(request.name));
-    start.bytes(digestOf(dumpJson(request.site)));
+    start.bytes(digestOf(site.text));
     start.be64(request.generation);
     start.bytes(request.target);
     return trust::sha256Of({start.data(), request.addressRoot.view()});
@@ -53,7 +54,7 @@ Json EnrolmentRequest::toJson() const
 {
     return {{"name", name},
             {"address_root", toHex(addressRoot.view())},
-            {"site", site},
+            {"site", site.json},
             {"generation", generation},
             {"target", toHex(target)},
             {"signature", toHex(signature)}};
@@ -68,7 +69,7 @@ EnrolmentRequest EnrolmentRequest::parse(const JsonField& field)
     out.addressRoot = Secret::key(field.at("address_root"));
     if (auto site = field.find("site"))
     {
-        out.site = site->json();
+        out.site = WipedJson(site->json());
     }
     if (auto signature = field.find("signature"))
     {

@@ -18,8 +18,9 @@ struct EnrolmentRequest
 {
     std::string name;   ///< of the machine, for its certificate and logs
     Secret addressRoot; ///< 32 bytes; the switch has them too
-    /** Site configuration, for what clean mode keeps. */
-    Json site;
+    /** Site configuration, for what clean mode keeps; a private key is in it.
+     */
+    WipedJson site;
     /** Of the policy that it is enrolled under. */
     std::uint64_t generation = 0;
     /** enrolmentTarget() of the machine's TPM. */

@@ -50,7 +50,7 @@ void enrol(const std::shared_ptr<machine::MachineTpm>& tpm, const Secret& owner,
            const machine::SealedIdentity& identity)
 {
     const machine::Site site =
-        machine::Site::parse(JsonField(request.site, "site"));
+        machine::Site::parse(JsonField(request.site.json, "site"));
     tpm->use([&](const trust::Tpm& it) {
         machine::TpmAnchor::define(it, owner, identity.keptKey);
     });

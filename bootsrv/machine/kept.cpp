@@ -236,8 +236,8 @@ Site Site::parse(const JsonField& field)
 
 Site Site::parse(std::string_view text, std::string_view where)
 {
-    Json json = parseJson(text, where, limits);
-    return parse(JsonField(json, where));
+    const WipedJson wiped(parseJson(text, where, limits));
+    return parse(JsonField(wiped.json, where));
 }
 
 bool Epochs::atEnd(std::uint64_t window, std::uint64_t rounds) const
@@ -263,21 +263,22 @@ std::string KeptRecord::toText() const
                             {"print", it.print},
                             {"since", it.since}});
     }
-    Json out = {{"version", version},
-                {"site", site.toJson()},
-                {"epochs", {{"opened", epochs.opened}, {"next", epochs.next}}},
-                {"gone", goneList}};
+    WipedJson out(
+        Json{{"version", version},
+             {"site", site.toJson()},
+             {"epochs", {{"opened", epochs.opened}, {"next", epochs.next}}},
+             {"gone", goneList}});
     if (job)
     {
-        out["job"] = jobJson(*job);
+        out.json["job"] = jobJson(*job);
     }
-    return dumpJson(out);
+    return dumpJson(out.json);
 }
 
 KeptRecord KeptRecord::parse(std::string_view text)
 {
-    Json json = parseJson(text, "kept", limits);
-    JsonField root(json, "kept");
+    const WipedJson wiped(parseJson(text, "kept", limits));
+    JsonField root(wiped.json, "kept");
     root.onlyKeys({"version", "site", "epochs", "gone", "job"});
     if (root.at("version").u64() != version)
     {
@@ -304,7 +305,7 @@ KeptRecord KeptRecord::parse(std::string_view text)
 Kept::Kept(Blocks& blocks, const Secret& key,
            std::shared_ptr<SequenceAnchor> anchor)
     : store_(blocks, key, std::move(anchor)),
-      record_(KeptRecord::parse(store_.load()))
+      record_(KeptRecord::parse(asText(store_.load().view())))
 {}
 
 KeptRecord Kept::get() const
@@ -319,7 +320,7 @@ void Kept::change(const std::function<void(KeptRecord&)>& action,
     std::lock_guard lock(mutex_);
     KeptRecord changed = record_;
     action(changed);
-    store_.save(changed.toText(), how);
+    store_.save(WipedText(changed.toText()).text, how);
     record_ = std::move(changed);
 }
 
@@ -329,7 +330,7 @@ void installKept(Blocks& blocks, const Secret& key,
     KeptRecord record;
     record.site = site;
     KeptStore store(blocks, key, std::move(anchor));
-    store.install(record.toText());
+    store.install(WipedText(record.toText()).text);
 }
 
 } // namespace airlock::machine

@@ -109,6 +109,7 @@ struct KeptRecord
     std::optional<KeptJob> job;
     std::vector<GoneJob> gone; ///< the oldest first
 
+    /** With secrets in it; the caller wipes it. */
     std::string toText() const;
     static KeptRecord parse(std::string_view text);
 };

@@ -82,7 +82,7 @@ KeptStore::Slot KeptStore::read(std::size_t number)
     {
         Secret plain = trust::gcmOpen(keyOf(sequence), openPart(sequence, size),
                                       box, "kept");
-        return {sequence, {plain.view().begin(), plain.view().end()}, true};
+        return {sequence, std::move(plain), true};
     }
     catch (const Refused&)
     {
@@ -90,7 +90,7 @@ KeptStore::Slot KeptStore::read(std::size_t number)
     }
 }
 
-std::string KeptStore::load()
+Secret KeptStore::load()
 {
     Slot first = read(0);
     Slot second = read(1);

@@ -36,7 +36,7 @@ class KeptStore
 
     /** Throws Refused when there is nothing that this key opens, or only what
      * is older than the anchor says. */
-    std::string load();
+    Secret load();
 
     enum class Write
     {
@@ -59,7 +59,7 @@ class KeptStore
     struct Slot
     {
         std::uint64_t sequence = 0;
-        std::string text;
+        Secret text;
         bool good = false;
     };
     Slot read(std::size_t number);

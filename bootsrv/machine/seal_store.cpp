@@ -45,7 +45,7 @@ void putBlob(Json& to, const char* name,
 struct Slot
 {
     std::uint64_t sequence = 0;
-    std::string text; ///< empty: not a whole record
+    Secret text; ///< empty: not a whole record. A request may be in it
 };
 
 Slot readSlot(int fd, std::uint64_t offset)
@@ -64,27 +64,28 @@ Slot readSlot(int fd, std::uint64_t offset)
     {
         return {};
     }
-    Bytes text(length);
-    readExactAt(fd, text, offset + headerSize);
-    const Digest digest = sha256(text);
+    Secret text(length);
+    readExactAt(fd, text.bytes(), offset + headerSize);
+    const Digest digest = sha256(text.view());
     ByteView want = reader.take(digest.size());
     if (!std::equal(want.begin(), want.end(), digest.begin()))
     {
         return {};
     }
-    return {sequence, std::string(text.begin(), text.end())};
+    return {sequence, std::move(text)};
 }
 
-Bytes frame(std::uint64_t sequence, std::string_view text)
+Secret frame(std::uint64_t sequence, ByteView text)
 {
-    const ByteView view = asBytes(text);
-    ByteWriter out;
-    out.text(magic);
-    out.be64(sequence);
-    out.be32(static_cast<std::uint32_t>(text.size()));
-    out.bytes(sha256(view));
-    out.bytes(view);
-    return out.release();
+    ByteWriter header;
+    header.text(magic);
+    header.be64(sequence);
+    header.be32(static_cast<std::uint32_t>(text.size()));
+    header.bytes(sha256(text));
+    Secret out(headerSize + text.size());
+    std::ranges::copy(header.data(), out.bytes().begin());
+    std::ranges::copy(text, out.bytes().begin() + headerSize);
+    return out;
 }
 
 /** The slots, the newer one first. */
@@ -197,20 +198,23 @@ SealRecord SealStore::read() const
     {
         return {};
     }
-    const Json json = parseJson(slots.newer.text, "seal record", {maxText, 16});
-    return SealRecord::parse(JsonField(json, "seal record"));
+    const WipedJson record(parseJson(asText(slots.newer.text.view()),
+                                     "seal record", {maxText, 16}));
+    return SealRecord::parse(JsonField(record.json, "seal record"));
 }
 
 void SealStore::write(const SealRecord& record) const
 {
-    const std::string text = dumpJson(record.toJson());
+    const WipedJson json(record.toJson());
+    const WipedText wiped(dumpJson(json.json));
+    const ByteView text = asBytes(wiped.text);
     if (text.size() > maxText)
     {
         throw Refused("seal record", "is too long");
     }
     UniqueFd fd = openFile(device_, O_RDWR);
     const Slots slots = readSlots(fd.get(), offset_);
-    writeAllAt(fd.get(), frame(slots.newer.sequence + 1, text),
+    writeAllAt(fd.get(), frame(slots.newer.sequence + 1, text).view(),
                offset_ + (slots.newerAt == 0 ? slotSize : 0));
     sync(fd.get());
 }

@@ -39,10 +39,18 @@ std::size_t chunkBytes(std::uint64_t index, std::uint64_t imageBytes)
         std::min(memoryChunkBytes, imageBytes - index * memoryChunkBytes));
 }
 
-bool isZero(ByteView page)
+std::size_t pageCount(std::size_t chunk)
 {
-    return page[0] == 0 &&
-           std::memcmp(page.data(), page.data() + 1, page.size() - 1) == 0;
+    return (chunk + memoryPageBytes - 1) / memoryPageBytes;
+}
+
+/** Bytes of the pages of a mask, of which the image's last may be short. */
+std::size_t maskedBytes(std::uint64_t mask, std::size_t chunk)
+{
+    const std::size_t pages = pageCount(chunk);
+    const bool last = (mask >> (pages - 1) & 1) != 0;
+    return static_cast<unsigned>(std::popcount(mask)) * memoryPageBytes -
+           (last ? pages * memoryPageBytes - chunk : 0);
 }
 
 /** Reads a chunk and packs its pages. */
@@ -63,8 +71,9 @@ class ChunkReader
         std::size_t kept = 0;
         for (std::size_t at = 0; at < chunk.size(); at += memoryPageBytes)
         {
-            auto page = chunk.subspan(at, memoryPageBytes);
-            if (isZero(page))
+            auto page = chunk.subspan(
+                at, std::min<std::size_t>(memoryPageBytes, chunk.size() - at));
+            if (isZeroPage(page))
             {
                 continue;
             }
@@ -281,6 +290,16 @@ class StreamWriter
 
 } // namespace
 
+void requireImageSize(std::uint64_t bytes, std::string_view where)
+{
+    if (bytes == 0 || bytes % imageSectorBytes != 0 || bytes > memoryMaxBytes)
+    {
+        throw Refused(where, fmt::format("{} bytes is no size of a disk: they "
+                                         "have whole sectors of {} bytes",
+                                         bytes, imageSectorBytes));
+    }
+}
+
 Digest chunkDigest(const ImageChunk& chunk)
 {
     Sha256 hash;
@@ -291,7 +310,7 @@ Digest chunkDigest(const ImageChunk& chunk)
 
 FileImage::FileImage(int fd, std::uint64_t bytes) : fd_(fd), bytes_(bytes)
 {
-    requireMemorySize(bytes, "image");
+    requireImageSize(bytes, "image");
     if (fileSize(fd) != bytes)
     {
         throw Refused("image", fmt::format("the file has {} bytes, not {}",
@@ -319,7 +338,7 @@ MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
                               const MemoryDigest* base)
 {
     auto start = std::chrono::steady_clock::now();
-    requireMemorySize(source.bytes(), "image");
+    requireImageSize(source.bytes(), "image");
     ChunkReader reader(source);
     BaseCursor cursor(base);
     StreamWriter stream(sink);
@@ -366,7 +385,7 @@ MemoryResult writeImageStream(ImageSource& source, const ImageSink& sink,
 MemoryFigures writeImage(ImageSource& source, const ImageSink& sink)
 {
     auto start = std::chrono::steady_clock::now();
-    requireMemorySize(source.bytes(), "image");
+    requireImageSize(source.bytes(), "image");
     StreamWriter stream(sink);
     stream.head(source.bytes());
     ReadAhead chunks(source);
@@ -425,7 +444,7 @@ MemoryFigures writeImageDelta(ImageSource& now, ImageSource& before,
 ImageStreamReader::ImageStreamReader(std::uint64_t bytes, OnChunk onChunk)
     : bytes_(bytes), onChunk_(std::move(onChunk)), wanted_(headBytes)
 {
-    requireMemorySize(bytes, "image");
+    requireImageSize(bytes, "image");
 }
 
 void ImageStreamReader::feed(ByteView data)
@@ -504,7 +523,8 @@ void ImageStreamReader::startRecord(ByteReader& reader)
                                   "image's last one, {}",
                                   index, last));
     }
-    std::size_t pages = chunkBytes(index, bytes_) / memoryPageBytes;
+    const std::size_t chunk = chunkBytes(index, bytes_);
+    const std::size_t pages = pageCount(chunk);
     if (pages < 64 && (mask >> pages) != 0)
     {
         throw Refused(
@@ -514,15 +534,14 @@ void ImageStreamReader::startRecord(ByteReader& reader)
     index_ = index;
     mask_ = mask;
     chunks_++;
-    auto set = static_cast<unsigned>(std::popcount(mask));
-    pages_ += set;
-    if (set == 0)
+    pages_ += static_cast<unsigned>(std::popcount(mask));
+    if (mask == 0)
     {
         onChunk_({index, 0, {}});
         return;
     }
     want_ = Want::pages;
-    wanted_ = set * memoryPageBytes;
+    wanted_ = maskedBytes(mask, chunk);
 }
 
 void ImageStreamReader::finish() const
@@ -536,7 +555,8 @@ void ImageStreamReader::finish() const
 void ImageFile::write(const ImageChunk& chunk) const
 {
     std::uint64_t start = chunk.index * memoryChunkBytes;
-    std::size_t pages = chunkBytes(chunk.index, bytes_) / memoryPageBytes;
+    const std::size_t whole = chunkBytes(chunk.index, bytes_);
+    const std::size_t pages = pageCount(whole);
     std::size_t used = 0;
     for (std::size_t page = 0; page < pages;)
     {
@@ -545,8 +565,9 @@ void ImageFile::write(const ImageChunk& chunk) const
         auto same = static_cast<std::size_t>(set ? std::countr_one(rest)
                                                  : std::countr_zero(rest));
         std::size_t run = std::min(same, pages - page);
-        std::uint64_t at = start + page * memoryPageBytes;
-        std::size_t length = run * memoryPageBytes;
+        const std::size_t first = page * memoryPageBytes;
+        std::uint64_t at = start + first;
+        std::size_t length = std::min(run * memoryPageBytes, whole - first);
         if (set)
         {
             writeAllAt(fd_, chunk.pages.subspan(used, length), at);

@@ -17,12 +17,21 @@
  *
  * The chunks are those of memory_image.hpp, and so are the digests. A record
  * describes its chunk wholly: bit n of the mask is set if page n holds
- * something, and its 4096 bytes follow; all others are zero. Chunks without a
+ * something, and its 4096 bytes follow; all others are zero. A disk has whole
+ * sectors and not always whole pages: its last page may be shorter. Chunks
+ * without a
  * record are zero in a full stream and unchanged in a delta. Which of the two
  * a stream is, the receiver knows from where it got it.
  */
 namespace airlock::handover
 {
+
+/** What disks are made of. */
+inline constexpr std::uint64_t imageSectorBytes = 512;
+
+/** Throws Refused when no image can have this size: not whole sectors, zero,
+ * or beyond memoryMaxBytes. */
+void requireImageSize(std::uint64_t bytes, std::string_view where);
 
 /** The longest stream that an image of this size can have. */
 constexpr std::uint64_t imageStreamMaxBytes(std::uint64_t bytes)

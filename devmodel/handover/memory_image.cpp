@@ -43,28 +43,12 @@ std::string chunkName(std::uint64_t index)
                        index * memoryChunkBytes);
 }
 
-bool isZero(ByteView page)
-{
-    // Eight words at a time; most pages that hold something show it at once.
-    for (std::size_t at = 0; at < page.size(); at += 64)
-    {
-        std::uint64_t words[8];
-        std::memcpy(words, page.data() + at, sizeof(words));
-        if ((words[0] | words[1] | words[2] | words[3] | words[4] | words[5] |
-             words[6] | words[7]) != 0)
-        {
-            return false;
-        }
-    }
-    return true;
-}
-
 PageMask findPages(ByteView chunk)
 {
     PageMask mask = 0;
     for (std::size_t page = 0; page * memoryPageBytes < chunk.size(); ++page)
     {
-        if (!isZero(chunk.subspan(page * memoryPageBytes, memoryPageBytes)))
+        if (!isZeroPage(chunk.subspan(page * memoryPageBytes, memoryPageBytes)))
         {
             mask |= PageMask{1} << page;
         }
@@ -391,6 +375,22 @@ void MemoryDigest::requireSame(const MemoryDigest& actual) const
                       "has data, zeros were expected");
     }
     throw Refused(chunkName(mine->index), "does not match its digest");
+}
+
+bool isZeroPage(ByteView page)
+{
+    // Eight words at a time; most pages that hold something show it at once.
+    for (std::size_t at = 0; at < page.size(); at += 64)
+    {
+        std::uint64_t words[8];
+        std::memcpy(words, page.data() + at, sizeof(words));
+        if ((words[0] | words[1] | words[2] | words[3] | words[4] | words[5] |
+             words[6] | words[7]) != 0)
+        {
+            return false;
+        }
+    }
+    return true;
 }
 
 void requireMemorySize(std::uint64_t bytes, std::string_view where)

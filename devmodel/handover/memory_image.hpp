@@ -87,6 +87,9 @@ struct MemoryResult
     MemoryFigures figures;
 };
 
+/** Whether there is nothing but zeros in it; a multiple of 64 bytes. */
+bool isZeroPage(ByteView page);
+
 /** Throws Refused when no guest memory can have this size: not a multiple of
  * a page, zero, or beyond memoryMaxBytes. */
 void requireMemorySize(std::uint64_t bytes, std::string_view where);

@@ -6,7 +6,6 @@
 #include "devmodel/admission/admission.hpp"
 #include "devmodel/handover/stream.hpp"
 
-#include <chrono>
 #include <optional>
 #include <utility>
 
@@ -25,38 +24,6 @@ double sum(const std::vector<StepTime>& steps)
     }
     return seconds;
 }
-
-/** Runs a step and notes how long it took. */
-class StepClock
-{
-  public:
-    explicit StepClock(std::vector<StepTime>& steps) : steps_(steps) {}
-
-    template <typename Function>
-    auto operator()(const std::string& name, const Function& function)
-    {
-        using Clock = std::chrono::steady_clock;
-        Clock::time_point start = Clock::now();
-        auto note = [&] {
-            std::chrono::duration<double> time = Clock::now() - start;
-            steps_.push_back({name, time.count()});
-        };
-        if constexpr (std::is_void_v<decltype(function())>)
-        {
-            function();
-            note();
-        }
-        else
-        {
-            auto result = function();
-            note();
-            return result;
-        }
-    }
-
-  private:
-    std::vector<StepTime>& steps_;
-};
 
 admission::Machine machineOf(const GuestSpec& spec)
 {

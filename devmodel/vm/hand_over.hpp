@@ -6,6 +6,7 @@
 #include "devmodel/handover/reduce.hpp"
 #include "devmodel/vm/boot_vm.hpp"
 #include "devmodel/vm/production_vm.hpp"
+#include "devmodel/vm/step_clock.hpp"
 
 #include <functional>
 #include <string>
@@ -13,12 +14,6 @@
 
 namespace airlock::vm
 {
-
-struct StepTime
-{
-    std::string name;
-    double seconds = 0;
-};
 
 /** What a hand-over did. */
 struct HandOverReport

@@ -530,14 +530,8 @@ void Cycle::checkDisks(const std::vector<QemuDisk>& disks) const
     for (std::size_t i = 0; i < disks.size(); i++)
     {
         sum += disks[i].bytes;
-        if (disks[i].bytes == 0 ||
-            disks[i].bytes % handover::memoryPageBytes != 0)
-        {
-            throw Refused("disk " + spec_.disks[i].target,
-                          fmt::format("has {} bytes; make it a multiple of {}",
-                                      disks[i].bytes,
-                                      handover::memoryPageBytes));
-        }
+        handover::requireImageSize(disks[i].bytes,
+                                   "disk " + spec_.disks[i].target);
     }
     if (sum > context_.settings.diskBytes)
     {

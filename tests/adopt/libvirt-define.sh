@@ -152,6 +152,31 @@ through_libvirt() {
         ! grep -q airlock "$work/reverted.xml"
 }
 
+# A console's password is libvirt's secret: neither shown nor kept in the
+# domain's metadata, where everybody who may look at the domain could read it.
+password=h1dd3n-8
+password_defined() {
+    # Debian's QEMU: ours has no graphics.
+    sed -e "1s/type='kvm'/type='qemu'/" -e "s|<graphics |&passwd='$password' |" \
+        -e "s|^    <emulator>.*|    <emulator>/usr/bin/qemu-system-x86_64</emulator>|" \
+        "$1" >"$work/domain.xml"
+    define && virsh_ dumpxml --security-info "$2" >"$work/dumped.xml" &&
+        grep -q "$password" "$work/dumped.xml"
+}
+
+password_hidden() {
+    local uri="qemu:///system?socket=$work/run/libvirt-sock" name=$1 how
+    for how in "" --json --diff --apply; do
+        # shellcheck disable=SC2086 # nothing is no argument
+        timeout 60 "$ctl" adopt "$name" --connect "$uri" $how >"$work/shown"
+        grep -q graphics "$work/shown" && ! grep "$password" "$work/shown" ||
+            return 1
+    done
+    virsh_ dumpxml --inactive "$name" >"$work/dumped.xml" &&
+        grep -q 'graphics type' "$work/dumped.xml" &&
+        ! grep "$password" "$work/dumped.xml"
+}
+
 # Nova's disk names a secret; libvirt wants to know it.
 define_secret() {
     cat >"$work/secret.xml" <<END
@@ -180,4 +205,8 @@ for file in "$@"; do
     ok "$name: it goes back to what it was" through_libvirt "$domain"
     ok "$name: libvirt forgets it" virsh_ undefine "$domain"
 done
+file=$(dirname "$1")/proxmox-like.xml
+domain=$(sed -n 's|^  <name>\(.*\)</name>$|\1|p' "$file")
+ok "passwords: libvirt keeps one" password_defined "$file" "$domain"
+ok "passwords: adopt shows none and keeps none" password_hidden "$domain"
 echo "1..$count"

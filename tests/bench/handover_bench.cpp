@@ -18,8 +18,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <map>
 #include <string>
+#include <vector>
 
 namespace airlock::bench
 {
@@ -121,10 +121,23 @@ double stockWay(const test::GuestCase& guest, bool unlimited)
     return seconds;
 }
 
-/** Seconds of each step, added up over the rounds. */
-using Steps = std::map<std::string, double>;
+using Steps = std::vector<vm::StepTime>;
 
-double ourWay(const test::GuestCase& guest, Steps& steps)
+/** Seconds of each step, added up over the rounds. */
+void addUp(Steps& sums, const Steps& round)
+{
+    if (sums.empty())
+    {
+        sums = round;
+        return;
+    }
+    for (std::size_t i = 0; i < sums.size(); i++)
+    {
+        sums[i].seconds += round.at(i).seconds;
+    }
+}
+
+double ourWay(const test::GuestCase& guest, Steps& sums)
 {
     GuestFiles files(guest);
     auto production = files.startProduction();
@@ -133,22 +146,18 @@ double ourWay(const test::GuestCase& guest, Steps& steps)
     production->releaseDisks();
     auto boot = bootAndPause(files);
 
+    Steps steps;
+    vm::StepClock step(steps);
     Clock::time_point start = Clock::now();
-    boot->save();
-    steps["1 save"] += since(start);
-    Clock::time_point saved = Clock::now();
-    vm::BootedGuest booted = boot->end();
-    steps["2 end"] += since(saved);
-    Clock::time_point ended = Clock::now();
-    handover::Bundle bundle =
-        vm::makeBundle(std::move(booted), files.spec(), job);
-    steps["3 digest"] += since(ended);
+    step("save", [&] { boot->save(); });
+    vm::BootedGuest booted = step("end", [&] { return boot->end(); });
+    handover::Bundle bundle = step("digest", [&] {
+        return vm::makeBundle(std::move(booted), files.spec(), job);
+    });
     vm::HandOverReport report = vm::handOver(*production, bundle, job);
     double seconds = since(start);
-    for (const vm::StepTime& step : report.steps)
-    {
-        steps["4 " + step.name] += step.seconds;
-    }
+    steps.insert(steps.end(), report.steps.begin(), report.steps.end());
+    addUp(sums, steps);
     if (!production->machine().running())
     {
         throw Error("the guest does not run after the hand-over");
@@ -169,11 +178,11 @@ Json measure(const Options& options, std::uint64_t memory, bool unlimited)
     fmt::print("  {:.1f} times faster (95 % interval {:.1f} to {:.1f})\n",
                ratio.mean, ratio.low, ratio.high);
     Json out = toJson(pairs, ratio);
-    for (const auto& [name, seconds] : steps)
+    for (const vm::StepTime& step : steps)
     {
-        double mean = seconds / static_cast<double>(pairs.size());
-        fmt::print("    {:10} {:.3f} s\n", name, mean);
-        out["ours_steps"][name] = mean;
+        double mean = step.seconds / static_cast<double>(pairs.size());
+        fmt::print("    {:10} {:.3f} s\n", step.name, mean);
+        out["ours_steps"].push_back({{"step", step.name}, {"seconds", mean}});
     }
     out["memory_gib"] = memory / gib;
     out["baseline"] = unlimited ? "migrate to a file and -incoming, unlimited"

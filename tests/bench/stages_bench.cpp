@@ -110,8 +110,11 @@ void printStages(const std::map<std::string, double>& mean, double whole)
 
 Json measure(const Options& options, const rig::GuestCase& guest)
 {
-    fmt::print("Debian 12, {} kernel, {} vCPUs, {} MiB\n", guest.kernel,
-               guest.vcpus, guest.memory >> 20);
+    const std::uint64_t disk = rig::allocatedBytes(rig::imageOf(guest.kernel));
+    fmt::print("Debian 12, {} kernel, {} vCPUs, {} MiB, disk with {} MiB "
+               "allocated; later reboots; up when a shell answers on the "
+               "console\n",
+               guest.kernel, guest.vcpus, guest.memory >> 20, disk >> 20);
     Guest plain(guest, true);
     Guest ours(guest, false);
     std::map<std::string, double> mean;
@@ -134,6 +137,7 @@ Json measure(const Options& options, const rig::GuestCase& guest)
     Json out = toJson(pairs, ratio);
     out["times_as_long"] = 1 / ratio.mean;
     out["guest"] = guest.name();
+    out["disk_allocated_bytes"] = disk;
     out["stages"] = mean;
     return out;
 }

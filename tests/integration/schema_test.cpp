@@ -361,8 +361,7 @@ std::filesystem::path reviewedFile()
 
 std::string qemuVersion(const std::filesystem::path& source)
 {
-    const Bytes bytes = readFile(source / "VERSION", 100);
-    const std::string text(bytes.begin(), bytes.end());
+    const std::string text = readTextFile(source / "VERSION", 100);
     return text.substr(0, text.find('\n'));
 }
 
@@ -399,9 +398,8 @@ TEST(Schema, TablesWereReviewed)
         writeReviewed(built, qemu / "src");
         return;
     }
-    const Bytes text = readFile(reviewedFile(), 1U << 20);
     const auto changes = difference(
-        parseStateSources(std::string(text.begin(), text.end())), built);
+        parseStateSources(readTextFile(reviewedFile(), 1U << 20)), built);
     EXPECT_THAT(changes, IsEmpty())
         << "These definitions in " << (qemu / "src").string()
         << " are not the ones that the schema tables were held against:\n  "

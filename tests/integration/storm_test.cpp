@@ -181,8 +181,10 @@ void weather(HostRig& rig, std::uint64_t generation,
     for (std::size_t i = 0; i < rig.guestCount(); i++)
     {
         lives.at(i) = rig.guest(i).waitOtherLife(lives.at(i), deadline.left());
-        EXPECT_EQ(rig.guest(i).run("cat /root/name 2>/dev/null || true"),
-                  generation == 1 ? "" : rig.guest(i).name() + "\n");
+        EXPECT_EQ(rig.guest(i).run(generation == 1
+                                       ? "test -e /root/name || echo none"
+                                       : "cat /root/name"),
+                  generation == 1 ? "none\n" : rig.guest(i).name() + "\n");
     }
     std::vector<Job> jobs = jobsOf(rig, generation);
     ASSERT_EQ(jobs.size(), rig.guestCount());

@@ -167,7 +167,7 @@ class Cycle : public testing::Test
             machine::EnrolmentRequest request;
             request.name = "boot1";
             request.addressRoot = Secret(rig_.root().view());
-            request.site = rig_.site.toJson();
+            request.site = WipedJson(rig_.site.toJson());
             capsule::enrollCapsule(*capsule_, options_,
                                    {key, parts.images.clean, 1},
                                    std::move(request), bootTime);

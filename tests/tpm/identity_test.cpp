@@ -35,7 +35,7 @@ class IdentityTest : public test::TpmTest
         EnrolmentRequest out;
         out.name = "boot1";
         out.addressRoot = Secret(ByteView(Bytes(32, root)));
-        out.site = {{"listen", "0.0.0.0"}};
+        out.site = WipedJson(Json{{"listen", "0.0.0.0"}});
         return out;
     }
 
@@ -105,7 +105,7 @@ TEST_F(IdentityTest, RequestCountsOnlyAsItWasSigned)
     changed.addressRoot = Secret(32);
     refused(std::move(changed));
     changed = signedRequest(siteKey, target);
-    changed.site["listen"] = "192.0.2.1";
+    changed.site.json["listen"] = "192.0.2.1";
     refused(std::move(changed));
     changed = signedRequest(siteKey, target);
     changed.generation = 2;

@@ -226,6 +226,74 @@ TEST(ImageStream, CutAnywhereItIsRefused)
     EXPECT_NE(refusal(data).find("after its end"), std::string::npos);
 }
 
+/** A disk of so many bytes, through a stream and back. */
+void roundTrip(std::uint64_t bytes)
+{
+    UniqueFd source = createMemfd("disk", bytes);
+    writeAllAt(source.get(), Bytes(10, 1), 100);
+    writeAllAt(source.get(), Bytes(1, 7), bytes - 1);
+    FileImage image(source.get(), bytes);
+    Bytes data;
+    writeImage(image, [&](ByteView part) {
+        data.insert(data.end(), part.begin(), part.end());
+    });
+    EXPECT_LE(data.size(), imageStreamMaxBytes(bytes));
+    UniqueFd copy = createMemfd("copy", bytes);
+    ImageFile file(copy.get(), bytes);
+    std::uint64_t last = 0;
+    ImageStreamReader reader(bytes, [&](const ImageChunk& chunk) {
+        file.write(chunk);
+        last = chunk.pages.size();
+    });
+    reader.feed(data);
+    reader.finish();
+    EXPECT_EQ(fileSize(copy.get()), bytes);
+    EXPECT_EQ(readFile(copy.get(), bytes, "copy"),
+              readFile(source.get(), bytes, "source"));
+    EXPECT_EQ(last % memoryPageBytes, bytes % memoryPageBytes);
+}
+
+TEST(ImageStream, TheLastPageOfADiskMayBeShort)
+{
+    // The smallest; a cloud-init seed as genisoimage makes them; a short page
+    // alone in its chunk; and one at the end of a full chunk.
+    for (std::uint64_t bytes :
+         {std::uint64_t{512}, std::uint64_t{187} * 2048,
+          2 * memoryChunkBytes + 512, 2 * memoryChunkBytes - 512})
+    {
+        SCOPED_TRACE(bytes);
+        roundTrip(bytes);
+    }
+}
+
+TEST(ImageStream, AShortLastPageCanBecomeZero)
+{
+    constexpr std::uint64_t bytes = memoryChunkBytes + memoryPageBytes + 1536;
+    UniqueFd before = createMemfd("before", bytes);
+    UniqueFd after = createMemfd("after", bytes);
+    writeAllAt(before.get(), Bytes(1, 7), bytes - 1);
+    writeAllAt(after.get(), Bytes(1, 7), bytes - 1536 - 1);
+    FileImage now(after.get(), bytes);
+    FileImage old(before.get(), bytes);
+    ImageFile file(before.get(), bytes);
+    ImageStreamReader reader(bytes,
+                             [&](const ImageChunk& c) { file.write(c); });
+    writeImageDelta(now, old, [&](ByteView part) { reader.feed(part); });
+    reader.finish();
+    EXPECT_EQ(readFile(before.get(), bytes, "before"),
+              readFile(after.get(), bytes, "after"));
+}
+
+TEST(ImageStream, DisksHaveWholeSectors)
+{
+    EXPECT_EQ(errorOf([] { requireImageSize(512, "disk"); }), "");
+    for (std::uint64_t bytes :
+         {std::uint64_t{0}, std::uint64_t{511}, memoryMaxBytes + 512})
+    {
+        EXPECT_THROW(requireImageSize(bytes, "disk"), Refused) << bytes;
+    }
+}
+
 Bytes records(std::initializer_list<std::uint64_t> numbers,
               std::uint64_t bytes = imageBytes)
 {

@@ -492,7 +492,7 @@ TEST(JobRequest, refusesWhatCannotBeStarted)
     EXPECT_THAT(refused("/guest/name", "a,b"), HasSubstr("name"));
     EXPECT_THAT(refused("/guest/nics/0/mac", "x"), HasSubstr("MAC"));
     EXPECT_THAT(refused("/guest/accelerator", "xen"), HasSubstr("kvm nor tcg"));
-    EXPECT_THAT(refused("/disks/0/bytes", 512), HasSubstr("disks[0].bytes"));
+    EXPECT_THAT(refused("/disks/0/bytes", 513), HasSubstr("disks[0].bytes"));
     EXPECT_THAT(refused("/policy", "magic"), HasSubstr("policy"));
     EXPECT_THAT(refused("/tenant", "a\nb"), HasSubstr("tenant"));
     EXPECT_THAT(refused("/devices", Json{{"a,b", true}}), HasSubstr("devices"));

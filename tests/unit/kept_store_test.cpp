@@ -47,7 +47,7 @@ class KeptStoreTest : public testing::Test
     std::string text()
     {
         std::string out;
-        life([&](KeptStore& store) { out = store.load(); });
+        life([&](KeptStore& store) { out = asText(store.load().view()); });
         return out;
     }
 

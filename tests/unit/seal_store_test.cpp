@@ -87,7 +87,7 @@ TEST_F(SealStoreTest, OverwriteLeavesNothingOfTheRequest)
     record.request.emplace();
     record.request->name = "one";
     record.request->addressRoot = Secret(ByteView(Bytes(32, 0xab)));
-    record.request->site = Json{{"tls", "a private key"}};
+    record.request->site = WipedJson(Json{{"tls", "a private key"}});
     store.write(recordWithLog(1));
     store.write(record);
     EXPECT_EQ(store.read().request->addressRoot.view()[31], 0xab);

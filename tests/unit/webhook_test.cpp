@@ -7,9 +7,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <openssl/ssl.h>
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <future>
+#include <memory>
 #include <thread>
 
 namespace airlock::http
@@ -18,6 +21,7 @@ namespace
 {
 
 using test::errorOf;
+using ::testing::AllOf;
 using ::testing::EndsWith;
 using ::testing::HasSubstr;
 using ::testing::StartsWith;
@@ -129,6 +133,48 @@ TEST(Webhook, SaysWhatTheServerAnswered)
     EXPECT_THAT(failure("SSH-2.0-x\r\n", 10s), HasSubstr("HTTP"));
     EXPECT_THAT(failure(std::string(4096, 'x'), 10s), HasSubstr("HTTP"));
     EXPECT_THAT(failure("", 200ms), HasSubstr("in time"));
+}
+
+/** Such a server with TLS, as on the web: it wants no certificate. Answers one
+ * request with 204; what was asked. */
+std::string serveTls(int listener, const tls::Identity& identity)
+{
+    std::unique_ptr<SSL_CTX, decltype(&SSL_CTX_free)> context(
+        SSL_CTX_new(TLS_server_method()), SSL_CTX_free);
+    SSL_CTX_use_certificate_chain_file(context.get(),
+                                       identity.certificate.c_str());
+    SSL_CTX_use_PrivateKey_file(context.get(), identity.key.c_str(),
+                                SSL_FILETYPE_PEM);
+    pollfd entry{listener, POLLIN, 0};
+    ::poll(&entry, 1, 10000);
+    UniqueFd fd(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+    std::unique_ptr<SSL, decltype(&SSL_free)> stream(SSL_new(context.get()),
+                                                     SSL_free);
+    SSL_set_fd(stream.get(), fd.get());
+    std::string request;
+    char piece[512];
+    int got = SSL_accept(stream.get());
+    while (got > 0 && !request.ends_with("}"))
+    {
+        got = SSL_read(stream.get(), piece, sizeof(piece));
+        request.append(piece, got > 0 ? static_cast<std::size_t>(got) : 0);
+    }
+    constexpr std::string_view answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    SSL_write(stream.get(), answer.data(), answer.size());
+    return request;
+}
+
+TEST(Webhook, PostsToAnHttpsServer)
+{
+    test::TestPki pki;
+    const tls::Identity identity = pki.identity("hooks", tls::bootRole);
+    UniqueFd listener = listenTcp("127.0.0.1:0");
+    std::future<std::string> request =
+        std::async(std::launch::async, serveTls, listener.get(), identity);
+    postJson({true, "127.0.0.1", localPort(listener.get()), "/hook"},
+             {{"what", "held"}}, 10s, identity.authorities);
+    EXPECT_THAT(request.get(), AllOf(StartsWith("POST /hook HTTP/1.1\r\n"),
+                                     EndsWith("{\"what\":\"held\"}")));
 }
 
 TEST(Webhook, AnHttpsServerHasToBeTheRightOne)

@@ -5,6 +5,7 @@
 #include "devmodel/vm/qemu_argv.hpp"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 
@@ -37,6 +38,16 @@ void copyImage(const std::filesystem::path& from,
                     "it): " +
                     output.err);
     }
+}
+
+std::uint64_t allocatedBytes(const std::filesystem::path& file)
+{
+    struct stat info = {};
+    if (::stat(file.c_str(), &info) != 0)
+    {
+        throwErrno("cannot look at " + file.string());
+    }
+    return static_cast<std::uint64_t>(info.st_blocks) * 512;
 }
 
 std::string digestOf(const std::filesystem::path& file)

@@ -29,6 +29,9 @@ std::filesystem::path imageOf(const std::string& kernel);
 void copyImage(const std::filesystem::path& from,
                const std::filesystem::path& to);
 
+/** What it takes of the disk, without its holes. */
+std::uint64_t allocatedBytes(const std::filesystem::path& file);
+
 /** SHA-256 of a file, in hexadecimal. */
 std::string digestOf(const std::filesystem::path& file);
 

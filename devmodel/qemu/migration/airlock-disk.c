@@ -25,6 +25,7 @@
 /* Format: devmodel/handover/image_stream.hpp of the Airlock project */
 #define AIRLOCK_IMAGE_MAGIC     "ALIMAGE1"
 #define AIRLOCK_IMAGE_END       UINT64_MAX
+#define AIRLOCK_SECTOR          512
 #define AIRLOCK_PAGE            4096
 #define AIRLOCK_CHUNK           (64 * AIRLOCK_PAGE)
 
@@ -82,7 +83,7 @@ static bool airlock_delta_read_head(AirlockDelta *delta, Error **errp)
         error_setg(errp, "The delta is no image stream");
         return false;
     }
-    if (size < 0 || delta->bytes != size || delta->bytes % AIRLOCK_PAGE) {
+    if (size < 0 || delta->bytes != size || delta->bytes % AIRLOCK_SECTOR) {
         error_setg(errp, "The delta is for a disk of %" PRIu64 " bytes, this "
                    "one has %" PRId64, delta->bytes, size);
         return false;
@@ -96,7 +97,8 @@ static bool airlock_delta_write_run(AirlockDelta *delta, unsigned page,
                                     Error **errp)
 {
     int64_t offset = delta->chunk * AIRLOCK_CHUNK + page * AIRLOCK_PAGE;
-    int64_t size = count * AIRLOCK_PAGE;
+    /* The last page of a disk may be short. */
+    int64_t size = MIN(count * AIRLOCK_PAGE, delta->bytes - offset);
     int ret = data ? blk_pwrite(delta->blk, offset, size, data, 0)
                    : blk_pwrite_zeroes(delta->blk, offset, size,
                                        BDRV_REQ_MAY_UNMAP);
@@ -111,9 +113,10 @@ static bool airlock_delta_write_run(AirlockDelta *delta, unsigned page,
 
 static bool airlock_delta_write_chunk(AirlockDelta *delta, Error **errp)
 {
-    unsigned pages = MIN(AIRLOCK_CHUNK,
-                         delta->bytes - delta->chunk * AIRLOCK_CHUNK) /
-                     AIRLOCK_PAGE;
+    size_t size = MIN(AIRLOCK_CHUNK,
+                      delta->bytes - delta->chunk * AIRLOCK_CHUNK);
+    unsigned pages = DIV_ROUND_UP(size, AIRLOCK_PAGE);
+    size_t masked = ctpop64(delta->mask) * AIRLOCK_PAGE;
     const uint8_t *data = delta->pages;
     unsigned page = 0;
 
@@ -121,8 +124,10 @@ static bool airlock_delta_write_chunk(AirlockDelta *delta, Error **errp)
         error_setg(errp, "The delta has pages beyond the disk");
         return false;
     }
-    if (!airlock_delta_read(delta, delta->pages,
-                            ctpop64(delta->mask) * AIRLOCK_PAGE, errp)) {
+    if (delta->mask >> (pages - 1) & 1) {
+        masked -= pages * AIRLOCK_PAGE - size;
+    }
+    if (!airlock_delta_read(delta, delta->pages, masked, errp)) {
         return false;
     }
     while (page < pages) {
