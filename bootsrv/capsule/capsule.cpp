@@ -2,6 +2,7 @@
 
 #include "bootsrv/capsule/tap.hpp"
 #include "bootsrv/isolate.hpp"
+#include "bootsrv/machine/seal_store.hpp"
 #include "common/file.hpp"
 #include "common/socket.hpp"
 
@@ -35,6 +36,9 @@ constexpr std::array<std::pair<const char*, const char*>, 2> tables = {{
     {"staging.img", "staging.tables"},
 }};
 constexpr const char* imageDiskName = "boot.img";
+/** Of the site, for clean mode. */
+constexpr const char* rotationFile = "rotate.json";
+constexpr std::size_t maxRequest = 16U << 10;
 constexpr const char* tpmDirectory = "tpm";
 /** Empty; where QEMU works. */
 constexpr const char* runDirectory = "run";
@@ -508,6 +512,10 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
             copyFile(directory_ / pristineVariables, variables());
         }
     }
+    if (!dirty)
+    {
+        deliver();
+    }
     fs::create_directory(directory_ / runDirectory);
     fs::permissions(directory_ / runDirectory, mayEnter);
     const bool all = !dirty || options.dirtyHasAll || options.keepAll;
@@ -518,6 +526,36 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
                         .data = all,
                         .writesImages = options.keepAll},
                        std::move(held));
+}
+
+void Capsule::leave(const machine::RotationRequest& request) const
+{
+    const fs::path file = directory_ / rotationFile;
+    writeFileAtomic(file, dumpJson(request.toJson()), 0600);
+    // Who keeps the capsule at work has to read it, and is not always us.
+    struct stat home = {};
+    if (::stat(directory_.c_str(), &home) != 0 ||
+        ::lchown(file.c_str(), home.st_uid, home.st_gid) != 0)
+    {
+        throwErrno("cannot give " + file.string() + " to the capsule's user");
+    }
+}
+
+/** The data disk is clean mode's while that runs. */
+void Capsule::deliver() const
+{
+    const fs::path file = directory_ / rotationFile;
+    if (!fs::exists(file))
+    {
+        return;
+    }
+    const Json json = parseJson(readTextFile(file, maxRequest), file.string());
+    const machine::SealStore store(dataDisk(), layout_.seal);
+    machine::SealRecord record = store.read();
+    record.rotation =
+        machine::RotationRequest::parse(JsonField(json, file.string()));
+    store.write(record);
+    fs::remove(file);
 }
 
 ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
@@ -532,6 +570,7 @@ void Capsule::replaceImages(const BootImages& images)
     const UniqueFd held = lock();
     const fs::path next = directory_ / "boot.img.next";
     makeImageDisk(next, images);
+    fs::permissions(next, fs::status(imageDisk()).permissions());
     fs::rename(next, imageDisk());
 }
 

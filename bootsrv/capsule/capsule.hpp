@@ -3,6 +3,7 @@
 #include "bootsrv/capsule/disk.hpp"
 #include "bootsrv/capsule/fence.hpp"
 #include "bootsrv/capsule/varstore.hpp"
+#include "bootsrv/machine/rotation_request.hpp"
 #include "common/process.hpp"
 #include "common/qmp.hpp"
 
@@ -134,6 +135,10 @@ class Capsule
     /** start(), and waits for the end of it. */
     ModeEnd run(const CapsuleOptions& options, bool dirty, Milliseconds limit);
 
+    /** Leaves the site's request for a new root where the next start of clean
+     * mode finds it; also while a mode runs. */
+    void leave(const machine::RotationRequest& request) const;
+
     /** New images; Refused while a mode runs. */
     void replaceImages(const BootImages& images);
 
@@ -151,6 +156,7 @@ class Capsule
 
   private:
     UniqueFd lock() const;
+    void deliver() const;
     void restoreTables() const;
 
     std::filesystem::path directory_;

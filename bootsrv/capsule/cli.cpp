@@ -231,6 +231,28 @@ void approve(const Options& options)
                options.disk.string());
 }
 
+/** Of a machine whose disk this is, which is off, or of a capsule. */
+void rotate(const Options& options)
+{
+    const trust::Key key = policyKeyOf(options);
+    if (fs::is_directory(options.disk))
+    {
+        const Capsule capsule(options.disk);
+        capsule.leave(askForRotation(sealStoreOf(capsule).read(), key));
+    }
+    else
+    {
+        const machine::SealStore store(options.disk,
+                                       layoutOf(sizeOf(options.disk)).seal);
+        machine::SealRecord record = store.read();
+        record.rotation = askForRotation(record, key);
+        store.write(record);
+    }
+    fmt::print("{}: the next start of clean mode has a new address root, and "
+               "tells the switch of it\n",
+               options.disk.string());
+}
+
 using Command = std::function<void(const Options&)>;
 
 void addImages(CLI::App& app, Options& options)
@@ -241,11 +263,16 @@ void addImages(CLI::App& app, Options& options)
         ->required();
 }
 
-void addPolicyKey(CLI::App& app, Options& options)
+void addKey(CLI::App& app, Options& options)
 {
     app.add_option("--policy-key", options.policyKey,
                    "Private key that approves boot states (PEM)")
         ->required();
+}
+
+void addPolicyKey(CLI::App& app, Options& options)
+{
+    addKey(app, options);
     app.add_option("--generation", options.generation,
                    "Generation of the image")
         ->capture_default_str();
@@ -404,14 +431,24 @@ void addInstallCommands(CLI::App& app, Options& options, Command& chosen)
     approved.add_option("DISK", options.disk, "Its disk, or an image of it")
         ->required();
     addRequest(approved, options);
+
+    CLI::App& rotated = add(app, "rotate",
+                            "Have an enrolled boot host change the root of its "
+                            "addresses, with its switch",
+                            rotate, chosen);
+    rotated
+        .add_option("TARGET", options.disk,
+                    "A capsule's directory, or the disk of a machine")
+        ->required();
+    addKey(rotated, options);
 }
 
 } // namespace
 
 bool isToolCommand(int argc, const char* const* argv)
 {
-    static constexpr std::array<std::string_view, 4> names = {
-        "install", "approve", "capsule", "qemu-facts"};
+    static constexpr std::array<std::string_view, 5> names = {
+        "install", "approve", "rotate", "capsule", "qemu-facts"};
     return argc > 1 &&
            std::find(names.begin(), names.end(), argv[1]) != names.end();
 }

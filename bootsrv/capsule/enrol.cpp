@@ -119,6 +119,16 @@ void approveEnrolment(machine::SealRecord& record, const Approval& approval,
     record.next.reset();
 }
 
+machine::RotationRequest askForRotation(const machine::SealRecord& record,
+                                        const trust::Key& siteKey)
+{
+    if (!record.blob || !record.target)
+    {
+        throw Refused("seal record", "is of a machine that is not enrolled");
+    }
+    return machine::RotationRequest::sign(siteKey, *record.target);
+}
+
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,
                                   const std::filesystem::path& before,
                                   const std::filesystem::path& after,

@@ -43,6 +43,11 @@ struct Approval
 void approveEnrolment(machine::SealRecord& record, const Approval& approval,
                       machine::EnrolmentRequest request);
 
+/** The site asks the machine of this record, as it was when it noted it, for a
+ * new root of its addresses. Refused when it is not enrolled. */
+machine::RotationRequest askForRotation(const machine::SealRecord& record,
+                                        const trust::Key& siteKey);
+
 /** The site approves the state that the machine of this log will be in with
  * another clean image. */
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,

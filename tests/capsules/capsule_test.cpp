@@ -1,4 +1,6 @@
+#include "bootsrv/capsule/enrol.hpp"
 #include "bootsrv/capsule/supervisor.hpp"
+#include "bootsrv/isolate.hpp"
 #include "common/file.hpp"
 #include "tests/capsules/fake_capsule.hpp"
 #include "tests/switch/switch_rig.hpp"
@@ -7,6 +9,7 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <sstream>
 #include <thread>
@@ -186,6 +189,41 @@ TEST_F(CapsuleTest, VariablesThatDirtyModeLeavesAreNotBelieved)
     commandOf(false);
     EXPECT_EQ(readFile(one.directory() / "vars.run", 1U << 20),
               readFile(one.directory() / pristineVariables, 1U << 20));
+}
+
+TEST_F(CapsuleTest, RequestForANewRootWaitsForCleanMode)
+{
+    giveCapsule(one.directory(), "nobody");
+    const std::filesystem::path file = one.directory() / "rotate.json";
+    machine::RotationRequest request;
+    request.target = sha256(Bytes{1});
+    request.signature = {1, 2, 3};
+    const machine::SealStore store = sealStoreOf(capsule());
+    machine::SealRecord record;
+    record.target = request.target;
+    store.write(record);
+
+    capsule().leave(request);
+    struct stat info = {};
+    ASSERT_EQ(::stat(file.c_str(), &info), 0);
+    EXPECT_EQ(info.st_uid, boot::findUser("nobody").id);
+    commandOf(true);
+    EXPECT_FALSE(store.read().rotation);
+    commandOf(false);
+    ASSERT_TRUE(store.read().rotation);
+    EXPECT_EQ(store.read().rotation->target, request.target);
+    EXPECT_EQ(store.read().rotation->signature, request.signature);
+    EXPECT_EQ(store.read().target, request.target);
+    EXPECT_FALSE(std::filesystem::exists(file));
+}
+
+TEST_F(CapsuleTest, RotationIsForCapsulesThatAreEnrolled)
+{
+    EXPECT_THAT(airlock::test::errorOf<Refused>([&] {
+                    askForRotation(sealStoreOf(capsule()).read(),
+                                   trust::makeKey());
+                }),
+                HasSubstr("not enrolled"));
 }
 
 } // namespace
