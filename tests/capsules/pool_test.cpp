@@ -14,7 +14,7 @@
 
 // Two capsules with real firmware, TPMs and first processes, behind fences,
 // made and kept at work by the real program; only the work of their modes is
-// the test's. See tests/suites/capsules.sh for the images.
+// the test's. See tests/suites/capsule-pool.sh for the images.
 
 namespace airlock::capsule
 {
@@ -34,7 +34,7 @@ std::filesystem::path images()
     if (path == nullptr)
     {
         throw Error("AIRLOCK_CAPSULE_IMAGES is not set: run this with "
-                    "tools/check --suite capsules");
+                    "tools/check --suite capsule-pool");
     }
     return path;
 }
@@ -88,12 +88,24 @@ class PoolTest : public testing::Test
         return out;
     }
 
+    /** A kernel under TCG on a busy machine may find that its timer does not
+     * work; what is not there is made by the next try. */
     void make()
     {
-        SpawnOptions options =
-            command({"make", "--policy-key", images() / "site" / "policy.key",
-                     "--boot-time", "600"});
-        std::printf("%s", runTool(options, 4 * bootTime).c_str());
+        for (int tries = 0; tries < 4; tries++)
+        {
+            const ProcessOutput output =
+                runProgram(command({"make", "--policy-key",
+                                    images() / "site" / "policy.key",
+                                    "--boot-time", "600"}),
+                           4 * bootTime);
+            std::printf("%s%s", output.out.c_str(), output.err.c_str());
+            if (output.status.ok())
+            {
+                return;
+            }
+        }
+        FAIL() << "the capsules were not made";
     }
 
     std::filesystem::path directory(const std::string& name) const
@@ -156,6 +168,19 @@ class PoolTest : public testing::Test
         return false;
     }
 
+    /** Ends the capsule's QEMU. */
+    void pullOut(const std::string& name) const
+    {
+        try
+        {
+            QmpClient::connect(directory(name) / "qmp.sock").execute("quit");
+        }
+        catch (const Error&)
+        {
+            // It may be gone before it has answered.
+        }
+    }
+
     bool waitSaid(const std::string& name, const std::string& what) const
     {
         return waitFor([&] { return !said(name, what).empty(); });
@@ -168,7 +193,7 @@ class PoolTest : public testing::Test
 
 TEST_F(PoolTest, TwoCapsulesAtWorkSideBySide)
 {
-    make();
+    ASSERT_NO_FATAL_FAILURE(make());
     for (const char* name : {"c1", "c2"})
     {
         ASSERT_TRUE(std::filesystem::exists(directory(name)));
@@ -201,26 +226,36 @@ TEST_F(PoolTest, TwoCapsulesAtWorkSideBySide)
     EXPECT_EQ(first.size(), 64U) << console("c1");
     EXPECT_NE(first, second);
     EXPECT_EQ(status("c1")["runs"], 1);
-    EXPECT_EQ(status("c1")["failures"], 0);
+    const std::uint64_t failures = status("c1")["failures"];
+    const std::uint64_t starts = status("c2")["starts"];
 
     // One fails: it comes back as it was, and the other one goes on.
-    try
-    {
-        QmpClient::connect(directory("c1") / "qmp.sock").execute("quit");
-    }
-    catch (const Error&)
-    {
-        // It may be gone before it has answered.
-    }
-    ASSERT_TRUE(waitFor([&] { return status("c1")["failures"] == 1; }));
+    pullOut("c1");
+    ASSERT_TRUE(
+        waitFor([&] { return status("c1")["failures"] == failures + 1; }));
     EXPECT_THAT(status("c1")["reason"].get<std::string>(),
                 HasSubstr("clean mode ended"));
     ASSERT_TRUE(waitFor([&] { return status("c1")["state"] == "clean"; }));
     ASSERT_TRUE(waitSaid("c1", "holding")) << console("c1");
     EXPECT_EQ(said("c1", "secrets"), first);
-    EXPECT_EQ(status("c2")["starts"], 1);
+    EXPECT_EQ(status("c2")["starts"], starts);
     EXPECT_EQ(status("c2")["state"], "clean");
     std::printf("%s", runTool(command({"list"})).c_str());
+
+    // The site wants a new root: the next start has it, and another address.
+    const std::string address = said("c1", "address");
+    SpawnOptions rotate;
+    rotate.argv = {AIRLOCK_BOOTD, "rotate", "--policy-key",
+                   images() / "site" / "policy.key", directory("c1")};
+    runTool(rotate);
+    pullOut("c1");
+    ASSERT_TRUE(waitFor([&] {
+        const std::string now = said("c1", "secrets");
+        return !now.empty() && now != first;
+    })) << console("c1");
+    EXPECT_THAT(console("c1"), HasSubstr("This machine has a new root"));
+    ASSERT_TRUE(waitSaid("c1", "address"));
+    EXPECT_NE(said("c1", "address"), address);
 
     EXPECT_EQ(service.terminate(std::chrono::minutes(1)).code, 0);
     // Nothing of them is left: they can be had.

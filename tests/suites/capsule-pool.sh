@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# capsules: boot hosts as VMs side by side, and the fence around them
+# capsule-pool: boot hosts as VMs side by side, made and kept by the real program
 # shellcheck disable=SC2034 # read by tools/check
 needs=cpp
 
@@ -13,7 +13,7 @@ capsule_image() {
 }
 
 run_suite() {
-    local images=$AIRLOCK_BUILD/capsules
+    local images=$AIRLOCK_BUILD/capsule-pool
     mkdir -p "$images"
     [[ -d $images/site ]] ||
         "$TOOLS/build-boot-image" --new-site "$images/site" || return
@@ -21,5 +21,5 @@ run_suite() {
         result="0 1 0"
         return
     fi
-    AIRLOCK_CAPSULE_IMAGES=$images meson_suite capsules
+    AIRLOCK_CAPSULE_IMAGES=$images meson_suite capsule-pool
 }
