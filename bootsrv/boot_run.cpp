@@ -9,8 +9,6 @@
 #include <CLI/CLI.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <grp.h>
-#include <pwd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -50,25 +48,6 @@ void say(const std::string& what)
 JobRequest readRequest(const fs::path& run)
 {
     return JobRequest::parse(readTextFile(run / runRequestName, requestMax));
-}
-
-Isolation::User findUser(const std::string& name)
-{
-    const passwd* found = ::getpwnam(name.c_str());
-    if (found == nullptr)
-    {
-        throw Error("there is no user " + name);
-    }
-    constexpr int maxGroups = 64;
-    Isolation::User out;
-    out.id = found->pw_uid;
-    out.group = found->pw_gid;
-    int count = maxGroups;
-    out.groups.resize(maxGroups);
-    ::getgrouplist(name.c_str(), out.group, out.groups.data(), &count);
-    out.groups.resize(
-        static_cast<std::size_t>(std::clamp(count, 0, maxGroups)));
-    return out;
 }
 
 Isolation isolationFor(const Options& options, const JobRequest& request)

@@ -11,6 +11,7 @@
 #include <linux/capability.h>
 #include <net/if.h>
 #include <poll.h>
+#include <pwd.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -20,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <memory>
 
@@ -225,6 +227,25 @@ std::vector<std::string> isolate(const Isolation& isolation)
     limit(RLIMIT_FSIZE, isolation.fileBytes);
     dropPrivileges(isolation);
     return missing;
+}
+
+Isolation::User findUser(const std::string& name)
+{
+    const passwd* found = ::getpwnam(name.c_str());
+    if (found == nullptr)
+    {
+        throw Error("there is no user " + name);
+    }
+    constexpr int maxGroups = 64;
+    Isolation::User out;
+    out.id = found->pw_uid;
+    out.group = found->pw_gid;
+    int count = maxGroups;
+    out.groups.resize(maxGroups);
+    ::getgrouplist(name.c_str(), out.group, out.groups.data(), &count);
+    out.groups.resize(
+        static_cast<std::size_t>(std::clamp(count, 0, maxGroups)));
+    return out;
 }
 
 } // namespace airlock::boot

@@ -48,4 +48,8 @@ inline constexpr std::array<const char*, 3> fenceParts = {
  */
 std::vector<std::string> isolate(const Isolation& isolation);
 
+/** A user of the system, with all of its groups; Error when there is none of
+ * that name. */
+Isolation::User findUser(const std::string& name);
+
 } // namespace airlock::boot

@@ -1,11 +1,16 @@
 #include "bootsrv/capsule/capsule.hpp"
 
+#include "bootsrv/capsule/tap.hpp"
+#include "bootsrv/isolate.hpp"
+#include "bootsrv/machine/seal_store.hpp"
 #include "common/file.hpp"
+#include "common/socket.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sys/socket.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,10 +27,25 @@ constexpr std::size_t keptConsole = 256U << 10;
 /** The file for people: what comes first counts there. */
 constexpr std::size_t maxConsoleFile = 1U << 20;
 constexpr auto tpmTime = std::chrono::minutes(1);
-constexpr auto poll = std::chrono::milliseconds(20);
+constexpr auto pollStep = std::chrono::milliseconds(20);
 constexpr std::size_t maxTable = 2 * mebibyte;
 
-constexpr const char* tables = "data.tables";
+/** Images of disks whose tables are put back, and where those are. */
+constexpr std::array<std::pair<const char*, const char*>, 2> tables = {{
+    {"data.img", "data.tables"},
+    {"staging.img", "staging.tables"},
+}};
+constexpr const char* imageDiskName = "boot.img";
+/** Of the site, for clean mode. */
+constexpr const char* rotationFile = "rotate.json";
+constexpr std::size_t maxRequest = 16U << 10;
+constexpr const char* tpmDirectory = "tpm";
+/** Empty; where QEMU works. */
+constexpr const char* runDirectory = "run";
+constexpr auto mayEnter = static_cast<fs::perms>(0755);
+constexpr auto mayRead = static_cast<fs::perms>(0444);
+/** Longer than what a TPM keeps. */
+constexpr std::uint64_t tpmFile = 16 * mebibyte;
 
 /** What goes wrong with a disk is told to the guest, which fails and ends:
  * QEMU's own way with a host that has no room left is to stop the guest and
@@ -39,15 +59,25 @@ Bytes readAt(int fd, std::uint64_t size, std::uint64_t offset)
     return out;
 }
 
-/** The first and the last MiB of the data disk, where the tables are. */
-void saveTables(const fs::path& directory)
+/** The first and the last MiB of a disk, where the tables are. */
+void saveTables(const fs::path& image, const fs::path& to)
 {
-    UniqueFd disk = openFile(directory / "data.img", O_RDONLY);
+    UniqueFd disk = openFile(image, O_RDONLY);
     Bytes both = readAt(disk.get(), mebibyte, 0);
     const Bytes last =
         readAt(disk.get(), mebibyte, fileSize(disk.get()) - mebibyte);
     both.insert(both.end(), last.begin(), last.end());
-    writeFileAtomic(directory / tables, both, 0600);
+    writeFileAtomic(to, both, 0600);
+}
+
+void putTablesBack(const fs::path& image, const fs::path& from)
+{
+    const Bytes both = readFile(from, maxTable);
+    UniqueFd disk = openFile(image, O_WRONLY);
+    const ByteView view(both);
+    writeAllAt(disk.get(), view.first(mebibyte), 0);
+    writeAllAt(disk.get(), view.subspan(mebibyte),
+               fileSize(disk.get()) - mebibyte);
 }
 
 /** A TPM as it leaves its maker, with a certificate for its endorsement key of
@@ -56,7 +86,7 @@ void makeTpm(const fs::path& directory)
 {
     const fs::path ca = directory / "tpm-authority";
     fs::create_directory(ca);
-    fs::create_directory(directory / "tpm");
+    fs::create_directory(directory / tpmDirectory);
     writeFileAtomic(ca / "localca.conf",
                     fmt::format("statedir = {0}\nsigningkey = {0}/key.pem\n"
                                 "issuercert = {0}/authority.pem\n"
@@ -72,7 +102,7 @@ void makeTpm(const fs::path& directory)
     SpawnOptions options;
     options.argv = {
         "swtpm_setup",      "--tpm2",
-        "--tpmstate",       directory / "tpm",
+        "--tpmstate",       directory / tpmDirectory,
         "--config",         ca / "setup.conf",
         "--create-ek-cert", "--lock-nvram",
         "--pcr-banks",      "sha256",
@@ -95,13 +125,132 @@ std::string tail(const std::string& text, std::size_t size)
     return text.size() <= size ? text : text.substr(text.size() - size);
 }
 
+/** Until nobody has the other end open any more. */
+void waitForEnd(int fd, Milliseconds time)
+{
+    std::array<char, 64> ignored{};
+    for (const Deadline deadline(time); !deadline.passed();)
+    {
+        pollfd poll = {fd, POLLIN, 0};
+        if (::poll(&poll, 1, deadline.pollTimeout()) > 0 &&
+            ::read(fd, ignored.data(), ignored.size()) <= 0)
+        {
+            return;
+        }
+    }
+}
+
+std::pair<UniqueFd, UniqueFd> makePipe()
+{
+    int ends[2];
+    if (::pipe2(ends, O_CLOEXEC) != 0)
+    {
+        throwErrno("cannot make a pipe");
+    }
+    return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+/** A command line of QEMU whose files are open already: it needs no path, and
+ * gets nothing but them. */
+class QemuCommand
+{
+  public:
+    std::vector<std::string> argv;
+
+    void add(std::vector<std::string> words)
+    {
+        argv.insert(argv.end(), std::make_move_iterator(words.begin()),
+                    std::make_move_iterator(words.end()));
+    }
+    /** Its number, for an option that takes it. */
+    int pass(UniqueFd fd)
+    {
+        const int out = fd.get();
+        fds_.push_back(std::move(fd));
+        return out;
+    }
+    /** What QEMU calls the file. It opens what it writes for reading first. */
+    std::string file(const fs::path& path, bool writes)
+    {
+        const int set = pass(openFile(path, O_RDONLY));
+        add({"-add-fd", fmt::format("set={0},fd={0}", set)});
+        if (writes)
+        {
+            const int both = pass(openFile(path, O_RDWR));
+            add({"-add-fd", fmt::format("set={},fd={}", set, both)});
+        }
+        return fmt::format("/dev/fdset/{}", set);
+    }
+    /** A disk of the machine. */
+    void disk(const char* id, const fs::path& path, bool writes)
+    {
+        add({"-drive",
+             fmt::format("if=none,id={},format=raw,readonly={},discard=unmap{},"
+                         "file={}",
+                         id, writes ? "off" : "on", toGuest,
+                         file(path, writes)),
+             "-device", fmt::format("virtio-blk-pci,drive={}", id)});
+    }
+    void flash(int unit, const fs::path& path, bool writes)
+    {
+        add({"-drive",
+             fmt::format("if=pflash,unit={},format=raw,readonly={},file={}",
+                         unit, writes ? "off" : "on", file(path, writes))});
+    }
+
+    std::vector<int> fds() const
+    {
+        std::vector<int> out;
+        for (const UniqueFd& fd : fds_)
+        {
+            out.push_back(fd.get());
+        }
+        return out;
+    }
+
+  private:
+    std::vector<UniqueFd> fds_;
+};
+
+void addMachine(QemuCommand& to, const CapsuleOptions& options)
+{
+    to.add({options.qemu,
+            "-name",
+            "airlock-capsule",
+            "-machine",
+            "q35,smm=on,accel=" + options.accelerator,
+            "-cpu",
+            options.cpu,
+            "-m",
+            std::to_string(options.memoryMiB),
+            "-smp",
+            std::to_string(options.cpus),
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
+            "-global",
+            "driver=cfi.pflash01,property=secure,value=on"});
+}
+
 } // namespace
 
-RunningMode::RunningMode(fs::path directory, CapsuleOptions options)
-    : directory_(std::move(directory)), options_(std::move(options))
+RunningMode::RunningMode(fs::path directory, CapsuleOptions options,
+                         ModeParts parts, UniqueFd lock)
+    : directory_(std::move(directory)), options_(std::move(options)),
+      parts_(parts), lock_(std::move(lock))
 {
-    startTpm();
-    startQemu();
+    UniqueFd ours;
+    if (parts_.tpm)
+    {
+        auto [qemus, tpms] = socketPair();
+        startTpm(std::move(tpms));
+        ours = std::move(qemus);
+    }
+    startQemu(std::move(ours));
 }
 
 RunningMode::~RunningMode()
@@ -118,117 +267,95 @@ void RunningMode::kill()
     if (tpm_)
     {
         tpm_->kill();
+        waitForEnd(tpmAlive_.get(), tpmTime);
     }
+    // At the end of the console all of QEMU has gone, behind a fence too.
     if (reader_.joinable())
     {
         reader_.join();
     }
 }
 
-void RunningMode::startTpm()
+void RunningMode::addFence(SpawnOptions& to, const char* directory,
+                           std::uint64_t fileBytes) const
 {
-    const fs::path control = directory_ / "tpm.sock";
-    fs::remove(control);
+    const fs::path work = directory_ / directory;
+    if (options_.fence)
+    {
+        options_.fence->putAround(to, work, fileBytes);
+    }
+    else
+    {
+        to.workingDirectory = work;
+    }
+}
+
+void RunningMode::startTpm(UniqueFd control)
+{
+    auto [alive, end] = makePipe();
     SpawnOptions options;
     options.argv = {"swtpm",
                     "socket",
                     "--tpm2",
                     "--tpmstate",
-                    "dir=" + (directory_ / "tpm").string(),
+                    "dir=.",
                     "--ctrl",
-                    "type=unixio,path=" + control.string(),
+                    fmt::format("type=unixio,clientfd={}", control.get()),
                     "--terminate"};
-    options.stdoutFd = -1;
+    options.inheritFds = {control.get()};
+    options.stdoutFd = end.get();
     // It says a line when QEMU goes, too.
     const UniqueFd said =
         openFile(directory_ / "tpm.log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     options.stderrFd = said.get();
+    addFence(options, tpmDirectory, tpmFile);
     tpm_.emplace(options);
-    const Deadline deadline(tpmTime);
-    while (!fs::exists(control))
-    {
-        if (deadline.passed() || !tpm_->running())
-        {
-            throw Error("the software TPM (swtpm) does not start: see " +
-                        (directory_ / "tpm.log").string());
-        }
-        std::this_thread::sleep_for(poll);
-    }
+    tpmAlive_ = std::move(alive);
 }
 
-void RunningMode::startQemu()
+void RunningMode::startQemu(UniqueFd tpm)
 {
-    const auto file = [this](const char* name) {
-        return (directory_ / name).string();
-    };
-    const fs::path qmpSocket = directory_ / "qmp.sock";
-    fs::remove(qmpSocket);
-    int ends[2];
-    if (::pipe2(ends, O_CLOEXEC) != 0)
+    QemuCommand command;
+    addMachine(command, options_);
+    command.flash(0, options_.firmware, false);
+    command.flash(1, directory_ / "vars.run", true);
+    command.disk("boot", directory_ / imageDiskName, parts_.writesImages);
+    if (parts_.data)
     {
-        throwErrno("cannot make a pipe");
+        command.disk("data", directory_ / "data.img", true);
     }
-    UniqueFd from(ends[0]);
-    UniqueFd to(ends[1]);
+    command.disk("staging", directory_ / "staging.img", true);
+    if (tpm)
+    {
+        command.add(
+            {"-chardev",
+             fmt::format("socket,id=tpm,fd={}", command.pass(std::move(tpm))),
+             "-tpmdev", "emulator,id=tpm,chardev=tpm", "-device",
+             "tpm-crb,tpmdev=tpm"});
+    }
+    command.add({"-chardev", "stdio,id=console,signal=off", "-serial",
+                 "chardev:console"});
+    fs::remove(qmpSocket());
+    command.add({"-chardev",
+                 fmt::format("socket,id=qmp,server=on,wait=off,fd={}",
+                             command.pass(listenUnix(qmpSocket()))),
+                 "-mon", "chardev=qmp,mode=control"});
+    // Dirty mode: the switch has shut its port; without a card there is nothing
+    // that could send. What clean mode is sealed to is measured in a start with
+    // the card, and not changed by one without.
+    if (!options_.tap.empty() && parts_.network)
+    {
+        command.add({"-netdev",
+                     fmt::format("tap,id=net,fd={}",
+                                 command.pass(openTap(options_.tap))),
+                     "-device", "virtio-net-pci,netdev=net,romfile="});
+    }
+    auto [from, to] = makePipe();
     SpawnOptions options;
-    options.argv = {
-        options_.qemu,
-        "-name",
-        "airlock-capsule",
-        "-machine",
-        "q35,smm=on,accel=" + options_.accelerator,
-        "-cpu",
-        options_.cpu,
-        "-m",
-        std::to_string(options_.memoryMiB),
-        "-smp",
-        std::to_string(options_.cpus),
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-sandbox",
-        "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
-        "-global",
-        "driver=cfi.pflash01,property=secure,value=on",
-        "-drive",
-        "if=pflash,unit=0,format=raw,readonly=on,file=" +
-            options_.firmware.string(),
-        "-drive",
-        "if=pflash,unit=1,format=raw,file=" + file("vars.run"),
-        "-drive",
-        fmt::format("if=none,id=boot,format=raw,readonly={}{},file={}",
-                    options_.keepAll ? "off" : "on", toGuest, file("boot.img")),
-        "-device",
-        "virtio-blk-pci,drive=boot",
-        "-drive",
-        fmt::format("if=none,id=data,format=raw,discard=unmap{},file={}",
-                    toGuest, file("data.img")),
-        "-device",
-        "virtio-blk-pci,drive=data",
-        "-chardev",
-        "socket,id=tpm,path=" + file("tpm.sock"),
-        "-tpmdev",
-        "emulator,id=tpm,chardev=tpm",
-        "-device",
-        "tpm-crb,tpmdev=tpm",
-        "-chardev",
-        "stdio,id=console,signal=off",
-        "-serial",
-        "chardev:console",
-        "-qmp",
-        "unix:" + qmpSocket.string() + ",server=on,wait=off",
-    };
-    if (!options_.tap.empty())
-    {
-        options.argv.insert(
-            options.argv.end(),
-            {"-netdev",
-             "tap,id=net,script=no,downscript=no,ifname=" + options_.tap,
-             "-device", "virtio-net-pci,netdev=net,romfile="});
-    }
+    options.argv = command.argv;
+    options.inheritFds = command.fds();
     options.stdoutFd = to.get();
+    addFence(options, runDirectory, fs::file_size(directory_ / "staging.img"));
     qemu_.emplace(options);
     to.reset();
     reader_ = std::jthread(
@@ -273,9 +400,14 @@ std::string RunningMode::console() const
     return tail(console_, keptConsole);
 }
 
+fs::path RunningMode::qmpSocket() const
+{
+    return directory_ / "qmp.sock";
+}
+
 QmpClient RunningMode::qmp() const
 {
-    return QmpClient::connect(directory_ / "qmp.sock");
+    return QmpClient::connect(qmpSocket());
 }
 
 void RunningMode::waitForConsole(const std::string& text, Milliseconds limit)
@@ -294,7 +426,7 @@ void RunningMode::waitForConsole(const std::string& text, Milliseconds limit)
             throw TimedOut("the capsule did not say '" + text +
                            "'; its last words: " + tail(said, 2000));
         }
-        std::this_thread::sleep_for(poll);
+        std::this_thread::sleep_for(pollStep);
     }
 }
 
@@ -305,15 +437,17 @@ ModeEnd RunningMode::finish(Milliseconds limit)
     out.timedOut = !status;
     out.status = status ? *status : qemu_->kill();
     // It ends by itself when QEMU has gone, after it wrote its state.
-    if (!tpm_->wait(std::chrono::seconds(10)))
+    if (tpm_)
     {
-        tpm_->terminate();
+        tpm_->wait(std::chrono::seconds(10));
     }
-    reader_.join();
+    kill();
     out.console = console();
-    out.dirtyNext = !out.timedOut && isNext(readFile(directory_ / "vars.run",
-                                                     VariableStore::maxFile),
-                                            machine::Mode::dirty);
+    // Dirty mode is not asked, and may have left no variables at all.
+    out.dirtyNext =
+        !parts_.dirty && !out.timedOut &&
+        isNext(readFile(directory_ / "vars.run", VariableStore::maxFile),
+               machine::Mode::dirty);
     return out;
 }
 
@@ -325,9 +459,13 @@ Capsule Capsule::create(const fs::path& directory, const CapsuleParts& parts)
     }
     fs::permissions(directory, fs::perms::owner_all);
     const fs::path home = fs::absolute(directory);
-    makeImageDisk(home / "boot.img", parts.images);
-    makeDataDisk(home / "data.img", parts.stagingSize);
-    saveTables(home);
+    makeImageDisk(home / imageDiskName, parts.images);
+    makeDataDisk(home / "data.img");
+    makeStagingDisk(home / "staging.img", parts.stagingSize);
+    for (const auto& [image, saved] : tables)
+    {
+        saveTables(home / image, home / saved);
+    }
     const Bytes variables = makeVariables(
         readFile(parts.emptyVariables, VariableStore::maxFile), parts.keys);
     writeFileAtomic(home / pristineVariables, variables, 0600);
@@ -336,24 +474,36 @@ Capsule Capsule::create(const fs::path& directory, const CapsuleParts& parts)
     return Capsule(home);
 }
 
-Capsule::Capsule(fs::path directory) : directory_(fs::absolute(directory))
+Capsule::Capsule(fs::path directory)
+    : directory_(fs::absolute(directory)), layout_(dataLayout())
 {
-    UniqueFd disk = openFile(dataDisk(), O_RDONLY);
-    layout_ = layoutOf(fileSize(disk.get()), false);
+    UniqueFd disk = openFile(stagingDisk(), O_RDONLY);
+    const DiskLayout staging = stagingLayout(fileSize(disk.get()));
+    layout_.staging = staging.staging;
+    layout_.stagingSize = staging.stagingSize;
+}
+
+UniqueFd Capsule::lock() const
+{
+    UniqueFd out = openFile(directory_ / "lock", O_RDWR | O_CREAT, 0600);
+    if (::flock(out.get(), LOCK_EX | LOCK_NB) != 0)
+    {
+        throw Refused(directory_.string(), "is at work");
+    }
+    return out;
 }
 
 void Capsule::restoreTables() const
 {
-    const Bytes both = readFile(directory_ / tables, maxTable);
-    UniqueFd disk = openFile(dataDisk(), O_WRONLY);
-    const ByteView view(both);
-    writeAllAt(disk.get(), view.first(mebibyte), 0);
-    writeAllAt(disk.get(), view.subspan(mebibyte),
-               fileSize(disk.get()) - mebibyte);
+    for (const auto& [image, saved] : tables)
+    {
+        putTablesBack(directory_ / image, directory_ / saved);
+    }
 }
 
 RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
 {
+    UniqueFd held = lock();
     if (!options.keepAll)
     {
         restoreTables();
@@ -362,15 +512,50 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
             copyFile(directory_ / pristineVariables, variables());
         }
     }
-    CapsuleOptions machine = options;
-    if (dirty)
+    if (!dirty)
     {
-        // The switch has shut its port; without a card there is nothing that
-        // could send. What clean mode is sealed to is measured in a start with
-        // the card, and not changed by one without.
-        machine.tap.clear();
+        deliver();
     }
-    return RunningMode(directory_, std::move(machine));
+    fs::create_directory(directory_ / runDirectory);
+    fs::permissions(directory_ / runDirectory, mayEnter);
+    const bool all = !dirty || options.dirtyHasAll || options.keepAll;
+    return RunningMode(directory_, options,
+                       {.dirty = dirty,
+                        .network = !dirty,
+                        .tpm = all,
+                        .data = all,
+                        .writesImages = options.keepAll},
+                       std::move(held));
+}
+
+void Capsule::leave(const machine::RotationRequest& request) const
+{
+    const fs::path file = directory_ / rotationFile;
+    writeFileAtomic(file, dumpJson(request.toJson()), 0600);
+    // Who keeps the capsule at work has to read it, and is not always us.
+    struct stat home = {};
+    if (::stat(directory_.c_str(), &home) != 0 ||
+        ::lchown(file.c_str(), home.st_uid, home.st_gid) != 0)
+    {
+        throwErrno("cannot give " + file.string() + " to the capsule's user");
+    }
+}
+
+/** The data disk is clean mode's while that runs. */
+void Capsule::deliver() const
+{
+    const fs::path file = directory_ / rotationFile;
+    if (!fs::exists(file))
+    {
+        return;
+    }
+    const Json json = parseJson(readTextFile(file, maxRequest), file.string());
+    const machine::SealStore store(dataDisk(), layout_.seal);
+    machine::SealRecord record = store.read();
+    record.rotation =
+        machine::RotationRequest::parse(JsonField(json, file.string()));
+    store.write(record);
+    fs::remove(file);
 }
 
 ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
@@ -382,9 +567,38 @@ ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
 
 void Capsule::replaceImages(const BootImages& images)
 {
+    const UniqueFd held = lock();
     const fs::path next = directory_ / "boot.img.next";
     makeImageDisk(next, images);
+    fs::permissions(next, fs::status(imageDisk()).permissions());
     fs::rename(next, imageDisk());
+}
+
+void giveFile(const fs::path& file, const std::string& user)
+{
+    if (user.empty() || ::geteuid() != 0)
+    {
+        return;
+    }
+    const boot::Isolation::User who = boot::findUser(user);
+    if (::lchown(file.c_str(), who.id, who.group) != 0)
+    {
+        throwErrno("cannot give " + file.string() + " to " + user);
+    }
+}
+
+void giveCapsule(const fs::path& directory, const std::string& user)
+{
+    giveFile(directory, user);
+    for (const auto& entry : fs::recursive_directory_iterator(directory))
+    {
+        giveFile(entry.path(), user);
+    }
+    for (const char* name : {imageDiskName, pristineVariables})
+    {
+        giveFile(directory / name, "root");
+        fs::permissions(directory / name, mayRead);
+    }
 }
 
 } // namespace airlock::capsule

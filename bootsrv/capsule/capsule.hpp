@@ -1,7 +1,9 @@
 #pragma once
 
 #include "bootsrv/capsule/disk.hpp"
+#include "bootsrv/capsule/fence.hpp"
 #include "bootsrv/capsule/varstore.hpp"
+#include "bootsrv/machine/rotation_request.hpp"
 #include "common/process.hpp"
 #include "common/qmp.hpp"
 
@@ -40,9 +42,25 @@ struct CapsuleOptions
     /** A tap device that is there already; empty: no network card. Dirty mode
      * has none in any case. */
     std::string tap;
-    /** As a real machine: variables and partition tables stay as dirty mode
-     * has left them, and the images are on a disk that it can write. */
+    /** Around QEMU and TPM; nothing: they are as this process is. */
+    std::optional<Fence> fence;
+    /** Dirty mode gets the TPM and what clean mode keeps, as on a real machine;
+     * else staging alone. */
+    bool dirtyHasAll = false;
+    /** As a real machine in all things: variables and partition tables stay as
+     * dirty mode has left them too, and the images are on a disk that it can
+     * write. */
     bool keepAll = false;
+};
+
+/** What of a capsule a mode is given. */
+struct ModeParts
+{
+    bool dirty = false;
+    bool network = true;
+    bool tpm = true;
+    bool data = true; ///< the disk with what clean mode keeps
+    bool writesImages = false;
 };
 
 /** How the life of one mode ended. */
@@ -59,8 +77,10 @@ struct ModeEnd
 class RunningMode
 {
   public:
-    /** Starts the software TPM and QEMU. */
-    RunningMode(std::filesystem::path directory, CapsuleOptions options);
+    /** Starts the software TPM and QEMU. `lock`: of the capsule, to be held as
+     * long as they run. */
+    RunningMode(std::filesystem::path directory, CapsuleOptions options,
+                ModeParts parts, UniqueFd lock);
     RunningMode(const RunningMode&) = delete;
     RunningMode& operator=(const RunningMode&) = delete;
     ~RunningMode();
@@ -78,14 +98,20 @@ class RunningMode
     QmpClient qmp() const;
 
   private:
-    void startTpm();
-    void startQemu();
+    void startTpm(UniqueFd control);
+    void startQemu(UniqueFd tpm);
     void readConsole(UniqueFd from);
     std::string console() const;
+    std::filesystem::path qmpSocket() const;
+    void addFence(SpawnOptions& to, const char* directory,
+                  std::uint64_t fileBytes) const;
 
     std::filesystem::path directory_;
     CapsuleOptions options_;
+    ModeParts parts_;
+    UniqueFd lock_;
     std::optional<Process> tpm_;
+    UniqueFd tpmAlive_; ///< at its end when all of the TPM has gone
     std::optional<Process> qemu_;
     mutable std::mutex mutex_;
     std::string console_;
@@ -104,21 +130,33 @@ class Capsule
 
     /** Makes the next mode's machine: flash and partition tables are as they
      * were made, whatever the mode before left there, but for a choice of dirty
-     * mode when `dirty` says so. */
+     * mode when `dirty` says so. Refused while another one runs. */
     RunningMode start(const CapsuleOptions& options, bool dirty = false);
     /** start(), and waits for the end of it. */
     ModeEnd run(const CapsuleOptions& options, bool dirty, Milliseconds limit);
 
-    /** New images; only while no mode runs. */
+    /** Leaves the site's request for a new root where the next start of clean
+     * mode finds it; also while a mode runs. */
+    void leave(const machine::RotationRequest& request) const;
+
+    /** New images; Refused while a mode runs. */
     void replaceImages(const BootImages& images);
 
+    /** Seal and kept are on dataDisk(), staging is on stagingDisk(). */
     const DiskLayout& layout() const { return layout_; }
+    const std::filesystem::path& directory() const { return directory_; }
     std::filesystem::path dataDisk() const { return directory_ / "data.img"; }
+    std::filesystem::path stagingDisk() const
+    {
+        return directory_ / "staging.img";
+    }
     std::filesystem::path imageDisk() const { return directory_ / "boot.img"; }
     /** Flash of the mode that ran last. */
     std::filesystem::path variables() const { return directory_ / "vars.run"; }
 
   private:
+    UniqueFd lock() const;
+    void deliver() const;
     void restoreTables() const;
 
     std::filesystem::path directory_;
@@ -127,5 +165,13 @@ class Capsule
 
 /** Files in a capsule's directory that do not change between modes. */
 inline constexpr const char* pristineVariables = "vars.fd";
+
+/** Has a file belong to a user; nothing happens without a name, or when we are
+ * not root. */
+void giveFile(const std::filesystem::path& file, const std::string& user);
+/** The same for a capsule and the user that keeps it at work, but for images
+ * and first variables: they stay ours, and nobody is to write them. */
+void giveCapsule(const std::filesystem::path& directory,
+                 const std::string& user);
 
 } // namespace airlock::capsule

@@ -1,11 +1,13 @@
 #include "bootsrv/capsule/cli.hpp"
 
 #include "bootsrv/capsule/enrol.hpp"
-#include "bootsrv/capsule/supervisor.hpp"
-#include "bootsrv/machine/kept.hpp"
+#include "bootsrv/capsule/pool.hpp"
 #include "bootsrv/qemu_facts.hpp"
+#include "common/control_client.hpp"
 #include "common/file.hpp"
 #include "common/log.hpp"
+#include "common/stop_signals.hpp"
+#include "common/table.hpp"
 
 #include <CLI/CLI.hpp>
 #include <fcntl.h>
@@ -48,7 +50,8 @@ struct Options
     unsigned dirtySeconds = 1800;
     bool retire = false;
     bool force = false;
-    SupervisorOptions supervisor;
+    bool json = false;
+    CapsuleOptions machine;
 };
 
 trust::Key policyKeyOf(const Options& options)
@@ -57,45 +60,16 @@ trust::Key policyKeyOf(const Options& options)
                                     options.policyKey.string());
 }
 
-/** 64 hexadecimal digits; made when the file is not there: the switch agent
- * reads it too. */
-Secret addressRootOf(const fs::path& file)
-{
-    if (!fs::exists(file))
-    {
-        const Secret fresh = Secret::random();
-        writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
-    }
-    Bytes text = readFile(file, maxText);
-    auto bytes = digestFromHex(asText(text).substr(0, 64));
-    wipe(text);
-    if (!bytes)
-    {
-        throw Refused(file.string(), "is not 64 hexadecimal digits");
-    }
-    const WipeAtEnd wiped(*bytes);
-    return Secret(*bytes);
-}
-
 machine::EnrolmentRequest requestOf(const Options& options)
 {
-    // What clean mode could not read is better found here.
-    const machine::Site site = machine::Site::parse(
-        readTextFile(options.config, maxText), options.config.string());
-    machine::EnrolmentRequest out;
-    out.name = options.name;
-    out.addressRoot = addressRootOf(options.addressRoot);
-    out.site = WipedJson(site.toJson());
-    return out;
+    return requestFrom(options.name, options.addressRoot, options.config);
 }
 
 void create(const Options& options)
 {
     CapsuleParts parts;
     parts.images = options.images;
-    parts.keys = {readTextFile(options.site / "platform.crt", maxText),
-                  readTextFile(options.site / "exchange.crt", maxText),
-                  readTextFile(options.site / "images.crt", maxText)};
+    parts.keys = keysIn(options.site);
     parts.stagingSize = options.stagingMiB * mebibyte;
     Capsule::create(options.directory, parts);
     fmt::print("{}: made; enrol it next\n", options.directory.string());
@@ -105,7 +79,7 @@ void enroll(const Options& options)
 {
     Capsule capsule(options.directory);
     const trust::Key key = policyKeyOf(options);
-    enrollCapsule(capsule, options.supervisor.machine,
+    enrollCapsule(capsule, options.machine,
                   {key, options.images.clean, options.generation},
                   requestOf(options),
                   std::chrono::seconds(options.bootSeconds));
@@ -130,16 +104,76 @@ void update(const Options& options)
 
 void run(const Options& options)
 {
-    sigset_t signals;
-    ::sigemptyset(&signals);
-    ::sigaddset(&signals, SIGTERM);
-    ::sigaddset(&signals, SIGINT);
-    ::pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+    const StopSignals signals;
     Capsule capsule(options.directory);
-    SupervisorOptions supervisor = options.supervisor;
-    supervisor.cleanLimit = std::chrono::seconds(options.cleanSeconds);
-    supervisor.dirtyLimit = std::chrono::seconds(options.dirtySeconds);
-    supervise(capsule, supervisor, signals);
+    SupervisorLimits limits;
+    limits.clean = std::chrono::seconds(options.cleanSeconds);
+    limits.dirty = std::chrono::seconds(options.dirtySeconds);
+    Supervisor(options.directory.filename().string(),
+               starter(capsule, options.machine), limits)
+        .run(signals.token());
+}
+
+void serve(const Options& options)
+{
+    servePool(readPoolConfig(options.config));
+}
+
+void make(const Options& options)
+{
+    const trust::Key key = policyKeyOf(options);
+    if (!makePool(readPoolConfig(options.config),
+                  {key, options.generation,
+                   std::chrono::seconds(options.bootSeconds)}))
+    {
+        throw Error("not all capsules were made");
+    }
+}
+
+std::string textAt(const JsonField& object, std::string_view name)
+{
+    return object.at(name).string(maxText);
+}
+
+std::string numberAt(const JsonField& object, std::string_view name)
+{
+    return std::to_string(object.at(name).u64());
+}
+
+std::string tableOf(const JsonField& capsules)
+{
+    Table table({{"capsule"},
+                 {"tap"},
+                 {"mode"},
+                 {"since (UTC)"},
+                 {"starts", Table::Align::right},
+                 {"jobs", Table::Align::right},
+                 {"failures", Table::Align::right},
+                 {"how the last mode ended"}});
+    for (std::size_t i = 0; i < capsules.arraySize(); i++)
+    {
+        const JsonField it = capsules.element(i);
+        table.row({textAt(it, "name"), textAt(it, "tap"),
+                   it.find("stuck") ? "stuck" : textAt(it, "state"),
+                   textAt(it, "since"), numberAt(it, "starts"),
+                   numberAt(it, "runs"), numberAt(it, "failures"),
+                   textAt(it, "reason")});
+    }
+    return table.render();
+}
+
+void list(const Options& options)
+{
+    control::Client client(
+        readPoolConfig(options.config).socket,
+        {"the pool of capsules", "airlock-bootd capsule serve"});
+    const Json status = client.call("status");
+    if (options.json)
+    {
+        fmt::print("{}\n", dumpJson(status));
+        return;
+    }
+    fmt::print("{}", tableOf(JsonField(status, "status").at("capsules")));
 }
 
 std::uint64_t sizeOf(const fs::path& disk)
@@ -166,7 +200,7 @@ void install(const Options& options)
                       "all that is on it would be lost: say --erase if that "
                       "is what you want");
     }
-    const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
+    const DiskLayout layout = layoutOf(sizeOf(options.disk));
     writeTable(options.disk, layout);
     writeImages(options.disk, layout, options.images);
     fmt::print("{}: installed, {} MiB for jobs; start it once to have it "
@@ -186,7 +220,7 @@ void qemuFacts(const Options& options)
 /** The site's part of an enrolment, for a disk whose machine is off. */
 void approve(const Options& options)
 {
-    const DiskLayout layout = layoutOf(sizeOf(options.disk), true);
+    const DiskLayout layout = layoutOf(sizeOf(options.disk));
     const machine::SealStore store(options.disk, layout.seal);
     machine::SealRecord record = store.read();
     const trust::Key key = policyKeyOf(options);
@@ -194,6 +228,28 @@ void approve(const Options& options)
                      requestOf(options));
     store.write(record);
     fmt::print("{}: approved; the next start enrols the machine\n",
+               options.disk.string());
+}
+
+/** Of a machine whose disk this is, which is off, or of a capsule. */
+void rotate(const Options& options)
+{
+    const trust::Key key = policyKeyOf(options);
+    if (fs::is_directory(options.disk))
+    {
+        const Capsule capsule(options.disk);
+        capsule.leave(askForRotation(sealStoreOf(capsule).read(), key));
+    }
+    else
+    {
+        const machine::SealStore store(options.disk,
+                                       layoutOf(sizeOf(options.disk)).seal);
+        machine::SealRecord record = store.read();
+        record.rotation = askForRotation(record, key);
+        store.write(record);
+    }
+    fmt::print("{}: the next start of clean mode has a new address root, and "
+               "tells the switch of it\n",
                options.disk.string());
 }
 
@@ -207,15 +263,32 @@ void addImages(CLI::App& app, Options& options)
         ->required();
 }
 
-void addApproval(CLI::App& app, Options& options)
+void addKey(CLI::App& app, Options& options)
 {
     app.add_option("--policy-key", options.policyKey,
                    "Private key that approves boot states (PEM)")
         ->required();
-    app.add_option("--name", options.name, "Name of the boot host")
-        ->capture_default_str();
+}
+
+void addPolicyKey(CLI::App& app, Options& options)
+{
+    addKey(app, options);
     app.add_option("--generation", options.generation,
                    "Generation of the image")
+        ->capture_default_str();
+}
+
+void addApproval(CLI::App& app, Options& options)
+{
+    addPolicyKey(app, options);
+    app.add_option("--name", options.name, "Name of the boot host")
+        ->capture_default_str();
+}
+
+void addBootTime(CLI::App& app, Options& options)
+{
+    app.add_option("--boot-time", options.bootSeconds,
+                   "Seconds that a boot may take")
         ->capture_default_str();
 }
 
@@ -236,7 +309,7 @@ void addRequest(CLI::App& app, Options& options)
 
 void addMachine(CLI::App& app, Options& options)
 {
-    CapsuleOptions& machine = options.supervisor.machine;
+    CapsuleOptions& machine = options.machine;
     app.add_option("--qemu", machine.qemu, "QEMU of this host")
         ->capture_default_str();
     app.add_option("--firmware", machine.firmware, "OVMF with Secure Boot")
@@ -260,6 +333,27 @@ CLI::App& add(CLI::App& app, const char* name, const char* help, Command action,
     CLI::App* out = app.add_subcommand(name, help);
     out->callback([&chosen, action = std::move(action)] { chosen = action; });
     return *out;
+}
+
+/** Those of several capsules at once. */
+void addPoolCommands(CLI::App& capsule, Options& options, Command& chosen)
+{
+    const auto config = [&options](CLI::App& to) {
+        options.config = defaultPoolConfig;
+        to.add_option("--config", options.config, "Configuration (TOML)")
+            ->capture_default_str();
+    };
+    CLI::App& made =
+        add(capsule, "make", "Make and enrol those that are not there", make,
+            chosen);
+    config(made);
+    addPolicyKey(made, options);
+    addBootTime(made, options);
+    config(add(capsule, "serve", "Keep them at work", serve, chosen));
+    CLI::App& listed =
+        add(capsule, "list", "Show what those at work do", list, chosen);
+    config(listed);
+    listed.add_flag("--json", options.json, "As JSON");
 }
 
 void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
@@ -286,10 +380,7 @@ void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
     directory(enrolled);
     addRequest(enrolled, options);
     addMachine(enrolled, options);
-    enrolled
-        .add_option("--boot-time", options.bootSeconds,
-                    "Seconds that a boot may take")
-        ->capture_default_str();
+    addBootTime(enrolled, options);
 
     CLI::App& updated =
         add(*capsule, "update", "Give it new images", update, chosen);
@@ -314,6 +405,7 @@ void addCapsuleCommands(CLI::App& app, Options& options, Command& chosen)
         .add_option("--dirty-limit", options.dirtySeconds,
                     "Seconds that dirty mode may take")
         ->capture_default_str();
+    addPoolCommands(*capsule, options, chosen);
 }
 
 void addInstallCommands(CLI::App& app, Options& options, Command& chosen)
@@ -339,14 +431,24 @@ void addInstallCommands(CLI::App& app, Options& options, Command& chosen)
     approved.add_option("DISK", options.disk, "Its disk, or an image of it")
         ->required();
     addRequest(approved, options);
+
+    CLI::App& rotated = add(app, "rotate",
+                            "Have an enrolled boot host change the root of its "
+                            "addresses, with its switch",
+                            rotate, chosen);
+    rotated
+        .add_option("TARGET", options.disk,
+                    "A capsule's directory, or the disk of a machine")
+        ->required();
+    addKey(rotated, options);
 }
 
 } // namespace
 
 bool isToolCommand(int argc, const char* const* argv)
 {
-    static constexpr std::array<std::string_view, 4> names = {
-        "install", "approve", "capsule", "qemu-facts"};
+    static constexpr std::array<std::string_view, 5> names = {
+        "install", "approve", "rotate", "capsule", "qemu-facts"};
     return argc > 1 &&
            std::find(names.begin(), names.end(), argv[1]) != names.end();
 }

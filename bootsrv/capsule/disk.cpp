@@ -63,29 +63,45 @@ void makeSparse(const std::filesystem::path& file, std::uint64_t size)
     }
 }
 
-} // namespace
-
-DiskLayout layoutOf(std::uint64_t diskSize, bool withImages)
+/** What staging has from there on; the last MiB has the second table. */
+std::uint64_t roomAfter(std::uint64_t staging, std::uint64_t diskSize)
 {
-    DiskLayout out;
-    std::uint64_t at = mebibyte;
-    if (withImages)
-    {
-        out.esp = at;
-        out.espSize = espBytes;
-        at += espBytes;
-    }
-    out.seal = at;
-    out.kept = at + smallParts;
-    out.staging = at + 2 * smallParts;
     const std::uint64_t end = diskSize / mebibyte * mebibyte;
-    if (end < out.staging + minStaging + mebibyte)
+    if (end < staging + minStaging + mebibyte)
     {
         throw Refused("disk", fmt::format("has {} MiB, which is too small",
                                           diskSize / mebibyte));
     }
-    // The last MiB has the second table.
-    out.stagingSize = end - out.staging - mebibyte;
+    return end - staging - mebibyte;
+}
+
+} // namespace
+
+DiskLayout layoutOf(std::uint64_t diskSize)
+{
+    DiskLayout out;
+    out.esp = mebibyte;
+    out.espSize = espBytes;
+    out.seal = out.esp + out.espSize;
+    out.kept = out.seal + smallParts;
+    out.staging = out.kept + smallParts;
+    out.stagingSize = roomAfter(out.staging, diskSize);
+    return out;
+}
+
+DiskLayout dataLayout()
+{
+    DiskLayout out;
+    out.seal = mebibyte;
+    out.kept = out.seal + smallParts;
+    return out;
+}
+
+DiskLayout stagingLayout(std::uint64_t diskSize)
+{
+    DiskLayout out;
+    out.staging = mebibyte;
+    out.stagingSize = roomAfter(out.staging, diskSize);
     return out;
 }
 
@@ -144,14 +160,19 @@ void makeImageDisk(const std::filesystem::path& file, const BootImages& images)
     writeImages(file, layout, images);
 }
 
-DiskLayout makeDataDisk(const std::filesystem::path& file,
-                        std::uint64_t stagingSize)
+void makeDataDisk(const std::filesystem::path& file)
 {
-    const std::uint64_t size = std::max(stagingSize, minStaging) + 4 * mebibyte;
+    const DiskLayout layout = dataLayout();
+    makeSparse(file, layout.kept + smallParts + mebibyte);
+    writeTable(file, layout);
+}
+
+void makeStagingDisk(const std::filesystem::path& file,
+                     std::uint64_t stagingSize)
+{
+    const std::uint64_t size = std::max(stagingSize, minStaging) + 2 * mebibyte;
     makeSparse(file, size);
-    const DiskLayout out = layoutOf(size, false);
-    writeTable(file, out);
-    return out;
+    writeTable(file, stagingLayout(size));
 }
 
 } // namespace airlock::capsule

@@ -1,5 +1,6 @@
 #include "bootsrv/capsule/enrol.hpp"
 
+#include "bootsrv/machine/kept.hpp"
 #include "bootsrv/machine/sealed_identity.hpp"
 #include "common/file.hpp"
 #include "trust/event_log.hpp"
@@ -10,6 +11,8 @@ namespace airlock::capsule
 
 namespace
 {
+
+constexpr std::size_t maxText = 1U << 20;
 
 trust::PcrValues sealedOf(const trust::PcrValues& all)
 {
@@ -42,7 +45,46 @@ void requireEnd(const ModeEnd& end, const char* what)
     }
 }
 
+Secret addressRootIn(const std::filesystem::path& file)
+{
+    if (!std::filesystem::exists(file))
+    {
+        const Secret fresh = Secret::random();
+        writeFileAtomic(file, toHex(fresh.view()) + "\n", 0600);
+    }
+    Bytes text = readFile(file, maxText);
+    auto bytes = digestFromHex(asText(text).substr(0, 64));
+    wipe(text);
+    if (!bytes)
+    {
+        throw Refused(file.string(), "is not 64 hexadecimal digits");
+    }
+    const WipeAtEnd wiped(*bytes);
+    return Secret(*bytes);
+}
+
 } // namespace
+
+SecureBootKeys keysIn(const std::filesystem::path& site)
+{
+    return {readTextFile(site / "platform.crt", maxText),
+            readTextFile(site / "exchange.crt", maxText),
+            readTextFile(site / "images.crt", maxText)};
+}
+
+machine::EnrolmentRequest requestFrom(const std::string& name,
+                                      const std::filesystem::path& addressRoot,
+                                      const std::filesystem::path& config)
+{
+    // What clean mode could not read is better found here.
+    const machine::Site site =
+        machine::Site::parse(readTextFile(config, maxText), config.string());
+    machine::EnrolmentRequest out;
+    out.name = name;
+    out.addressRoot = addressRootIn(addressRoot);
+    out.site = WipedJson(site.toJson());
+    return out;
+}
 
 machine::SealStore sealStoreOf(const Capsule& capsule)
 {
@@ -75,6 +117,16 @@ void approveEnrolment(machine::SealRecord& record, const Approval& approval,
     record.request = std::move(request);
     // What an enrolment before did not finish is none of this one's.
     record.next.reset();
+}
+
+machine::RotationRequest askForRotation(const machine::SealRecord& record,
+                                        const trust::Key& siteKey)
+{
+    if (!record.blob || !record.target)
+    {
+        throw Refused("seal record", "is of a machine that is not enrolled");
+    }
+    return machine::RotationRequest::sign(siteKey, *record.target);
 }
 
 trust::SignedPolicy approveUpdate(const trust::Key& siteKey, ByteView log,

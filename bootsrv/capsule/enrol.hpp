@@ -8,6 +8,15 @@
 namespace airlock::capsule
 {
 
+/** Certificates in a site's directory. */
+SecureBootKeys keysIn(const std::filesystem::path& site);
+/** From the files that the site has for a machine. `addressRoot` has 64
+ * hexadecimal digits; it is made when it is not there: the switch agent reads
+ * it too. `config`: JSON, what clean mode has to know. */
+machine::EnrolmentRequest requestFrom(const std::string& name,
+                                      const std::filesystem::path& addressRoot,
+                                      const std::filesystem::path& config);
+
 /** The seal record of a capsule that is not running. */
 machine::SealStore sealStoreOf(const Capsule& capsule);
 
@@ -33,6 +42,11 @@ struct Approval
  * is of another image. */
 void approveEnrolment(machine::SealRecord& record, const Approval& approval,
                       machine::EnrolmentRequest request);
+
+/** The site asks the machine of this record, as it was when it noted it, for a
+ * new root of its addresses. Refused when it is not enrolled. */
+machine::RotationRequest askForRotation(const machine::SealRecord& record,
+                                        const trust::Key& siteKey);
 
 /** The site approves the state that the machine of this log will be in with
  * another clean image. */

@@ -68,7 +68,8 @@ class CleanMode
         {
             throw Error("the machine was not told which switch to ask");
         }
-        presence_.emplace(setup.nic, setup.addressRoot, kept_,
+        presence_.emplace(setup.nic, setup.addressRoot, setup.previousRoot,
+                          kept_,
                           std::make_shared<tls::Context>(
                               identity_, tls::Context::Side::client),
                           setup.prove);

@@ -37,6 +37,10 @@ struct CleanSetup
     std::filesystem::path staging; ///< partition "airlock-staging"
     Secret keptKey;                ///< unsealed
     Secret addressRoot;            ///< unsealed; shared with the switch
+    /** Unsealed; the root before, which the switch may still have. May be
+     * empty.
+     */
+    Secret previousRoot = {};
     std::shared_ptr<SequenceAnchor> anchor;
 
     /** The interface on the switch's port, down so far; with this name in this

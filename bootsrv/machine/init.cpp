@@ -76,6 +76,24 @@ bool prepare(const std::shared_ptr<MachineTpm>& tpm, const SealStore& store,
     return false;
 }
 
+/** A new root, when the site asked for one. */
+void rotate(const std::shared_ptr<MachineTpm>& tpm, const SealStore& store,
+            SealRecord& record, const MayRotate& mayRotate)
+{
+    const bool asked = record.rotation.has_value();
+    const std::string why = tpm->use([&](const trust::Tpm& it) {
+        return rotateRoot(it, store, record, policyKey(), mayRotate);
+    });
+    if (!why.empty())
+    {
+        log::warning("There is no new root", {{"REASON", why}});
+    }
+    else if (asked)
+    {
+        log::notice("This machine has a new root; the switch is told next");
+    }
+}
+
 /** The hardware's own address is nobody's business. */
 std::string quietNic()
 {
@@ -88,7 +106,8 @@ std::string quietNic()
 }
 
 void cleanSteps(const EnrolmentStep& enrol,
-                const std::function<void(CleanParts&)>& work)
+                const std::function<void(CleanParts&)>& work,
+                const MayRotate& mayRotate)
 {
     mountKernelFiles();
     loadModules(moduleDirectory);
@@ -104,6 +123,7 @@ void cleanSteps(const EnrolmentStep& enrol,
     {
         return;
     }
+    rotate(tpm, store, record, mayRotate);
     SealedIdentity identity = tpm->use([&](const trust::Tpm& it) {
         return unsealIdentity(it, record, policyKey());
     });
@@ -151,12 +171,13 @@ void ignoreSignals()
 } // namespace
 
 void cleanInit(const EnrolmentStep& enrol,
-               const std::function<void(CleanParts&)>& work)
+               const std::function<void(CleanParts&)>& work,
+               const MayRotate& mayRotate)
 {
     ignoreSignals();
     try
     {
-        cleanSteps(enrol, work);
+        cleanSteps(enrol, work, mayRotate);
     }
     catch (const std::exception& error)
     {

@@ -46,7 +46,8 @@ struct CleanParts
  * powers off without having sent a frame.
  */
 [[noreturn]] void cleanInit(const EnrolmentStep& enrol,
-                            const std::function<void(CleanParts&)>& work);
+                            const std::function<void(CleanParts&)>& work,
+                            const MayRotate& mayRotate = {});
 
 /** Dirty mode (steps 612 to 616): the work, then the way back, which needs no
  * choice. After `limit` the machine ends whatever the work does. */

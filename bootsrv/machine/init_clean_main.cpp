@@ -3,6 +3,7 @@
 #include "bootsrv/machine/init.hpp"
 #include "bootsrv/machine/kept.hpp"
 #include "bootsrv/machine/quote_prover.hpp"
+#include "bootsrv/machine/roots.hpp"
 #include "bootsrv/machine/tpm_anchor.hpp"
 #include "common/file.hpp"
 
@@ -34,6 +35,7 @@ void work(machine::CleanParts& parts)
         parts.staging,
         std::move(parts.identity.keptKey),
         std::move(parts.identity.addressRoot),
+        std::move(parts.identity.previousRoot),
         anchor,
         parts.nic,
         machine::makeQuoteProver(parts.tpm, machine::sealedPcrs()),
@@ -61,9 +63,21 @@ void enrol(const std::shared_ptr<machine::MachineTpm>& tpm, const Secret& owner,
         std::make_shared<machine::TpmAnchor>(tpm, identity.keptKey), site);
 }
 
+/** What is kept knows whether the switch has the present root. */
+bool mayRotate(const trust::Tpm& tpm, const machine::SealedIdentity& now)
+{
+    machine::DeviceBlocks blocks(
+        machine::findPartition(machine::keptLabel, diskTime));
+    const std::shared_ptr<const trust::Tpm> shared(&tpm, [](const auto*) {});
+    const machine::Kept kept(
+        blocks, now.keptKey,
+        std::make_shared<machine::TpmAnchor>(shared, now.keptKey));
+    return machine::switchHas(kept.get(), now.addressRoot, now.previousRoot);
+}
+
 } // namespace
 
 int main()
 {
-    machine::cleanInit(enrol, work);
+    machine::cleanInit(enrol, work, mayRotate);
 }

@@ -180,6 +180,17 @@ KeptJob parseJob(const JsonField& field)
             field.at("ran").boolean()};
 }
 
+Json epochsJson(const Epochs& epochs)
+{
+    return {{"opened", epochs.opened}, {"next", epochs.next}};
+}
+
+Epochs parseEpochs(const JsonField& field)
+{
+    field.onlyKeys({"opened", "next"});
+    return {field.at("opened").u64(maxEpoch), field.at("next").u64(maxEpoch)};
+}
+
 } // namespace
 
 Json Site::toJson() const
@@ -263,11 +274,18 @@ std::string KeptRecord::toText() const
                             {"print", it.print},
                             {"since", it.since}});
     }
-    WipedJson out(
-        Json{{"version", version},
-             {"site", site.toJson()},
-             {"epochs", {{"opened", epochs.opened}, {"next", epochs.next}}},
-             {"gone", goneList}});
+    WipedJson out(Json{{"version", version},
+                       {"site", site.toJson()},
+                       {"epochs", epochsJson(epochs)},
+                       {"gone", goneList}});
+    if (!root.empty())
+    {
+        out.json["root"] = root;
+    }
+    if (newEpochs)
+    {
+        out.json["new-epochs"] = epochsJson(*newEpochs);
+    }
     if (job)
     {
         out.json["job"] = jobJson(*job);
@@ -279,15 +297,23 @@ KeptRecord KeptRecord::parse(std::string_view text)
 {
     const WipedJson wiped(parseJson(text, "kept", limits));
     JsonField root(wiped.json, "kept");
-    root.onlyKeys({"version", "site", "epochs", "gone", "job"});
+    root.onlyKeys(
+        {"version", "site", "epochs", "gone", "job", "root", "new-epochs"});
     if (root.at("version").u64() != version)
     {
         root.at("version").refuse("is not 1, the one that is known here");
     }
     KeptRecord out;
     out.site = Site::parse(root.at("site"));
-    out.epochs = {root.at("epochs").at("opened").u64(maxEpoch),
-                  root.at("epochs").at("next").u64(maxEpoch)};
+    out.epochs = parseEpochs(root.at("epochs"));
+    if (auto name = root.find("root"))
+    {
+        out.root = name->string(maxName);
+    }
+    if (auto epochs = root.find("new-epochs"))
+    {
+        out.newEpochs = parseEpochs(*epochs);
+    }
     std::size_t count = root.at("gone").arraySize(maxGone);
     for (std::size_t i = 0; i < count; i++)
     {

@@ -106,6 +106,11 @@ struct KeptRecord
 
     Site site;
     Epochs epochs;
+    /** Of which root, by a name that derives from it; "": the one that the
+     * machine was enrolled with. */
+    std::string root;
+    /** Of a new root that the switch may have been told of. */
+    std::optional<Epochs> newEpochs;
     std::optional<KeptJob> job;
     std::vector<GoneJob> gone; ///< the oldest first
 

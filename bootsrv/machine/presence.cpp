@@ -94,9 +94,28 @@ bool SwitchCalls::cut()
            root.at("state").string(64) == "cut-off";
 }
 
-Presence::Presence(const std::string& nic, const Secret& root, Kept& kept,
+void SwitchCalls::rotate(const Secret& root)
+{
+    http_.close();
+    const WipedJson body(Json{{"root", toHex(root.view())}});
+    try
+    {
+        http_.call("POST", "/v1/rotate", body.json);
+    }
+    catch (const http::Problem& problem)
+    {
+        if (problem.code() != "no-root")
+        {
+            throw;
+        }
+    }
+    http_.close();
+}
+
+Presence::Presence(const std::string& nic, const Secret& root,
+                   const Secret& previous, Kept& kept,
                    std::shared_ptr<const tls::Context> context, MakeProof prove)
-    : site_(kept.get().site), root_(root.view()), kept_(kept),
+    : site_(kept.get().site), roots_(root, previous, kept),
       prove_(std::move(prove)), nic_(nic),
       calls_(site_.switchTo.value(), std::move(context))
 {
@@ -107,30 +126,17 @@ Presence::Presence(const std::string& nic, const Secret& root, Kept& kept,
     nic_.leave();
 }
 
-std::uint64_t Presence::takeEpoch()
-{
-    std::uint64_t out = 0;
-    std::uint64_t window = site_.switchTo->window;
-    const std::uint64_t rounds = rounds_;
-    bool again = false;
-    kept_.change([&, window](KeptRecord& record) {
-        again = record.epochs.atEnd(window, rounds);
-        out = record.epochs.take(window, rounds);
-    });
-    rounds_ += again ? 1 : 0;
-    return out;
-}
-
 void Presence::begin()
 {
-    epoch_ = takeEpoch();
     const Site::Switch& site = site_.switchTo.value();
-    nic_.come(PortClient::addressFor(site, root_, epoch_));
+    const Roots::Shown shown = roots_.take(site.window);
+    epoch_ = shown.epoch;
+    nic_.come(PortClient::addressFor(site, shown.root, epoch_));
     for (Deadline deadline(carrierTime); !nic_.carrier() && !deadline.passed();)
     {
         std::this_thread::sleep_for(Milliseconds(20));
     }
-    port_.emplace(nic_.index(), site, root_, epoch_, prove_);
+    port_.emplace(nic_.index(), site, shown.root, epoch_, prove_);
     state_ = State::showing;
     giveUp_ = Deadline(showTime);
     renewal_ = Deadline(Milliseconds(0));
@@ -142,6 +148,7 @@ void Presence::show()
 {
     if (isOver(giveUp_))
     {
+        roots_.failed();
         away("the switch does not open the port" +
              (calls_.reason().empty() ? "" : ": " + calls_.reason()));
         return;
@@ -166,10 +173,7 @@ void Presence::show()
 
 void Presence::opened()
 {
-    kept_.change([this](KeptRecord& record) {
-        record.epochs.opened = std::max(record.epochs.opened, epoch_);
-    });
-    rounds_ = 0;
+    roots_.opened();
     state_ = State::open;
     nic_.announce(site_.network->address, port_->address());
     Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);
@@ -178,6 +182,28 @@ void Presence::opened()
     lost_ = Deadline(lease);
     log::notice("The switch has opened the port",
                 {{"EPOCH", std::to_string(epoch_)}});
+    tellRoot();
+}
+
+/** It opened for the root before. */
+void Presence::tellRoot()
+try
+{
+    const Secret* root = roots_.untold();
+    if (root == nullptr)
+    {
+        return;
+    }
+    calls_.rotate(*root);
+    roots_.told();
+    log::notice("The switch has the new root");
+    leave();
+    state_ = State::away;
+}
+catch (const Error& error)
+{
+    log::warning("The switch may not have the new root",
+                 {{"REASON", error.what()}});
 }
 
 void Presence::renew()
@@ -198,9 +224,10 @@ void Presence::renew()
         if (confirmed())
         {
             lost_ = Deadline(lease);
+            tellRoot();
         }
     }
-    if (isOver(lost_))
+    if (state_ == State::open && isOver(lost_))
     {
         away("the lease has ended");
     }

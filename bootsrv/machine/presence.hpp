@@ -3,6 +3,7 @@
 #include "bootsrv/machine/kept.hpp"
 #include "bootsrv/machine/nic.hpp"
 #include "bootsrv/machine/port_client.hpp"
+#include "bootsrv/machine/roots.hpp"
 #include "common/http_client.hpp"
 #include "common/tls.hpp"
 
@@ -29,6 +30,9 @@ class SwitchCalls
     /** Has us cut off (step 604). True only for the agent's own answer to this
      * very question that it is done. */
     bool cut();
+    /** Tells it of a new root, which ends the lease; also when it wants none.
+     * Error when there was no answer: then it may have it or not. */
+    void rotate(const Secret& root);
     void close() { http_.close(); }
 
   private:
@@ -40,19 +44,18 @@ class SwitchCalls
 };
 
 /** The boot host on its network: in each epoch with a new address, which opens
- * one lease of the switch's port (steps 620 and 622 of FIG. 6).
- *
- * An epoch is noted before its address is used. It counts as used up when its
- * lease was seen open; until then it may or may not have been, so the next one
- * is tried, but none that is much further ahead than the switch looks: after
- * the last one of the window it begins again, and goes one further then.
+ * one lease of the switch's port (steps 620 and 622 of FIG. 6). As long as the
+ * switch has only the root before, that one opens the port, and the first thing
+ * is to tell it of the new one.
  *
  * Not shared between threads. */
 class Presence
 {
   public:
-    Presence(const std::string& nic, const Secret& root, Kept& kept,
-             std::shared_ptr<const tls::Context> context, MakeProof prove);
+    /** `previous`: the root before, may be empty. */
+    Presence(const std::string& nic, const Secret& root, const Secret& previous,
+             Kept& kept, std::shared_ptr<const tls::Context> context,
+             MakeProof prove);
 
     /** Does what falls due; to be called several times a second. May take a
      * few seconds when the switch does not answer. */
@@ -81,17 +84,15 @@ class Presence
     void renew();
     bool confirmed();
     void away(const std::string& why);
-    std::uint64_t takeEpoch();
+    void tellRoot();
 
     Site site_;
-    Secret root_;
-    Kept& kept_;
+    Roots roots_;
     MakeProof prove_;
     Nic nic_;
     SwitchCalls calls_;
     State state_ = State::away;
     std::uint64_t epoch_ = 0;
-    std::uint64_t rounds_ = 0; ///< through the window, in vain
     std::optional<PortClient> port_;
     std::optional<Deadline> giveUp_; ///< showing: then the next epoch
     std::optional<Deadline> renewal_;

@@ -147,13 +147,18 @@ Json SealRecord::toJson() const
     {
         out["request"] = request->toJson();
     }
+    if (rotation)
+    {
+        out["rotation"] = rotation->toJson();
+    }
     return out;
 }
 
 SealRecord SealRecord::parse(const JsonField& field)
 {
     field.onlyKeys({"version", "policies", "blob", "next", "authorizations",
-                    "machine", "log", "target", "request", "retire_old"});
+                    "machine", "log", "target", "request", "rotation",
+                    "retire_old"});
     if (field.at("version").u64() != 1)
     {
         field.at("version").refuse("is not 1");
@@ -186,6 +191,10 @@ SealRecord SealRecord::parse(const JsonField& field)
     if (auto request = field.find("request"))
     {
         out.request = EnrolmentRequest::parse(*request);
+    }
+    if (auto rotation = field.find("rotation"))
+    {
+        out.rotation = RotationRequest::parse(*rotation);
     }
     return out;
 }

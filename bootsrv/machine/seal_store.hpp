@@ -1,6 +1,7 @@
 #pragma once
 
 #include "bootsrv/machine/enrolment_request.hpp"
+#include "bootsrv/machine/rotation_request.hpp"
 #include "trust/enroll.hpp"
 
 #include <filesystem>
@@ -28,6 +29,7 @@ struct SealRecord
     /** enrolmentTarget() at that boot: what a request is signed for. */
     std::optional<Digest> target;
     std::optional<EnrolmentRequest> request;
+    std::optional<RotationRequest> rotation;
 
     Json toJson() const;
     static SealRecord parse(const JsonField& field);

@@ -16,18 +16,31 @@ constexpr const char* logFile =
 
 Secret join(const SealedIdentity& identity)
 {
-    return Secret::join({&identity.addressRoot, &identity.keptKey},
-                        Secret::keySize);
+    return identity.previousRoot.empty()
+               ? Secret::join({&identity.addressRoot, &identity.keptKey},
+                              Secret::keySize)
+               : Secret::join({&identity.addressRoot, &identity.keptKey,
+                               &identity.previousRoot},
+                              Secret::keySize);
 }
 
 SealedIdentity split(const Secret& joined)
 {
-    if (joined.size() != 2 * Secret::keySize)
+    constexpr std::size_t size = Secret::keySize;
+    if (joined.size() != 2 * size && joined.size() != 3 * size)
     {
         throw Refused("sealed identity", "has not the length of one");
     }
-    return {Secret::key(joined.view().first(Secret::keySize), "address root"),
-            Secret::key(joined.view().last(Secret::keySize), "kept key")};
+    SealedIdentity out = {
+        Secret::key(joined.view().first(size), "address root"),
+        Secret::key(joined.view().subspan(size, size), "kept key"),
+        {}};
+    if (joined.size() == 3 * size)
+    {
+        out.previousRoot =
+            Secret::key(joined.view().last(size), "previous root");
+    }
+    return out;
 }
 
 /** The blob that the TPM has noted as the one in force. */
@@ -84,6 +97,7 @@ void finish(const trust::Tpm& tpm, const SealStore& store, SealRecord& record)
     record.blob = std::move(record.next);
     record.next.reset();
     record.request.reset();
+    record.rotation.reset();
     record.target = enrolmentTarget(tpm);
     store.overwrite(record);
 }
@@ -139,15 +153,40 @@ trust::Authorizations ownTpm(const trust::Tpm& tpm, const SealStore& store,
     return out;
 }
 
-/** Raises the TPM's number to this image's. It cannot be raised further by
- * whoever wrote the record: that would lock out all. */
-void retireOlder(const trust::Tpm& tpm, const SealRecord& record,
-                 const trust::PolicyKey& key)
+const trust::SealedBlob& authorizationsIn(const SealRecord& record)
 {
     if (!record.authorizations)
     {
         throw Refused("seal record", "has no authorizations");
     }
+    return *record.authorizations;
+}
+
+/** One that does not count is taken off the disk. */
+void requireRotation(const trust::Tpm& tpm, const SealStore& store,
+                     SealRecord& record, const trust::PolicyKey& key)
+try
+{
+    record.rotation->verify(key);
+    if (record.rotation->target != enrolmentTarget(tpm))
+    {
+        throw Refused("request for a new root",
+                      "is for another TPM, or was followed before");
+    }
+}
+catch (const Refused&)
+{
+    record.rotation.reset();
+    store.write(record);
+    throw;
+}
+
+/** Raises the TPM's number to this image's. It cannot be raised further by
+ * whoever wrote the record: that would lock out all. */
+void retireOlder(const trust::Tpm& tpm, const SealRecord& record,
+                 const trust::PolicyKey& key)
+{
+    const trust::SealedBlob& sealed = authorizationsIn(record);
     const trust::PcrValues have = tpm.readPcrs(sealedPcrs());
     for (const trust::SignedPolicy& policy : record.policies)
     {
@@ -156,8 +195,8 @@ void retireOlder(const trust::Tpm& tpm, const SealRecord& record,
         {
             policy.verify(key);
             const trust::Authorizations authorizations =
-                trust::Authorizations::split(trust::unseal(
-                    tpm, *record.authorizations, key, record.policies));
+                trust::Authorizations::split(
+                    trust::unseal(tpm, sealed, key, record.policies));
             trust::raiseGeneration(tpm, authorizations.owner,
                                    policy.state.generation);
             return;
@@ -283,7 +322,8 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
         });
     const SealedIdentity identity = {
         Secret::key(record.request->addressRoot.view(), "address root"),
-        Secret::random()};
+        Secret::random(),
+        {}};
     if (step)
     {
         step(tpm, authorizations.owner, *record.request, identity);
@@ -294,6 +334,43 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
         trust::pin(it, authorizations.owner, *record.next);
         finish(it, store, record);
     });
+}
+
+std::string rotateRoot(const trust::Tpm& tpm, const SealStore& store,
+                       SealRecord& record, const trust::PolicyKey& key,
+                       const MayRotate& may)
+try
+{
+    if (!record.rotation)
+    {
+        return "";
+    }
+    if (isInForce(tpm, record.next))
+    {
+        // The power went after the TPM had noted it.
+        finish(tpm, store, record);
+        return "";
+    }
+    requireRotation(tpm, store, record, key);
+    const trust::Authorizations authorizations = trust::Authorizations::split(
+        trust::unseal(tpm, authorizationsIn(record), key, record.policies));
+    SealedIdentity now =
+        split(trust::unseal(tpm, pinnedOf(tpm, record), key, record.policies));
+    if (may && !may(tpm, now))
+    {
+        return "the switch was not told of the root before: it waits";
+    }
+    const SealedIdentity fresh = {Secret::random(), std::move(now.keptKey),
+                                  std::move(now.addressRoot)};
+    record.next = trust::seal(tpm, key, cleanRef, join(fresh));
+    store.write(record);
+    trust::pin(tpm, authorizations.owner, *record.next);
+    finish(tpm, store, record);
+    return "";
+}
+catch (const Refused& refused)
+{
+    return refused.what();
 }
 
 Bytes measuredBoot()

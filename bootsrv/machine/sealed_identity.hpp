@@ -22,6 +22,9 @@ struct SealedIdentity
 {
     Secret addressRoot; ///< of its addresses at the switch
     Secret keptKey;     ///< of what clean mode keeps on the disk
+    /** The root before this one, for as long as the switch may know that one
+     * only; empty: there was none. */
+    Secret previousRoot;
 };
 
 /** Unseals, once: after it nothing comes out until the next restart, whatever
@@ -62,6 +65,22 @@ std::string dropUnwanted(const trust::Tpm& tpm, const SealStore& store,
 void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
                     const SealStore& store, const trust::PolicyKey& key,
                     const EnrolmentStep& step);
+
+/** Whether an identity may be given another root: not while the switch may
+ * know only the one before it, which would be forgotten. */
+using MayRotate =
+    std::function<bool(const trust::Tpm& tpm, const SealedIdentity& now)>;
+
+/** Before unsealIdentity(): seals a new root beside the present one, when the
+ * record has a request for it that counts. At any time the TPM holds to one of
+ * both blobs, and each has all that the switch may know; so it can be begun
+ * again after a power cut. In the end the request is gone.
+ *
+ * "" when there was nothing to do, or it was done; else why not: then the
+ * machine goes on as it is. A request that does not count is gone too. */
+std::string rotateRoot(const trust::Tpm& tpm, const SealStore& store,
+                       SealRecord& record, const trust::PolicyKey& key,
+                       const MayRotate& may);
 
 /** The firmware's log of this boot. Empty when the kernel has none. */
 Bytes measuredBoot();

@@ -42,6 +42,9 @@ int clean(const JsonField& setup)
         .staging = setup.at("staging").string(),
         .keptKey = secretAt(setup.at("kept-key")),
         .addressRoot = secretAt(setup.at("root")),
+        .previousRoot = setup.find("previous-root")
+                            ? secretAt(setup.at("previous-root"))
+                            : Secret(),
         .anchor = nullptr,
         .nic = setup.at("nic").string(),
         .prove = machine::makeQuoteProver(

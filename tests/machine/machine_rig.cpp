@@ -73,9 +73,7 @@ void MachineRig::start(const char* mode)
         fs::remove_all(directory_.path() / name);
         fs::create_directory(directory_.path() / name);
     }
-    writeFileAtomic(
-        directory_.path() / "setup.json",
-        dumpJson({{"kept", kept().string()},
+    Json setup = {{"kept", kept().string()},
                   {"staging", staging().string()},
                   {"kept-key", toHex(keptKey_.view())},
                   {"root", toHex(root_.view())},
@@ -85,13 +83,22 @@ void MachineRig::start(const char* mode)
                   {"runtime", (directory_.path() / "runtime").string()},
                   {"work", work().string()},
                   {"bootrun", AIRLOCK_BOOTRUN},
-                  {"qemu", qemu.string()}}),
-        0600);
+                  {"qemu", qemu.string()}};
+    if (!previousRoot_.empty())
+    {
+        setup["previous-root"] = toHex(previousRoot_.view());
+    }
+    writeFileAtomic(directory_.path() / "setup.json", dumpJson(setup), 0600);
     std::vector<std::string> argv = launcher;
     argv.insert(argv.end(), {AIRLOCK_MACHINE_LIFE, mode,
                              (directory_.path() / "setup.json").string()});
     fs::remove(logFile());
     process_.emplace(rig::spawnLogged(argv, logFile()));
+}
+
+void MachineRig::rotate()
+{
+    previousRoot_ = std::exchange(root_, Secret::random());
 }
 
 std::string MachineRig::log() const

@@ -32,6 +32,9 @@ class MachineRig
     std::vector<std::string> launcher;
     void install();
 
+    /** The secrets are sealed anew, with another root beside the one so far. */
+    void rotate();
+
     /** Begins a life; a clean one takes jobs on return. */
     void startClean();
     void startDirty();
@@ -79,6 +82,7 @@ class MachineRig
     std::string tcti_ = swtpm_.tcti();
     Secret keptKey_ = Secret::random();
     Secret root_ = Secret::random();
+    Secret previousRoot_;
     trust::Machine identity_;
     trust::PcrValues pcrs_;
     std::optional<Process> process_;

@@ -373,6 +373,50 @@ TEST_P(SwitchedMachine, StaysCleanUntilTheSwitchHasAnswered)
     EXPECT_EQ(net.port()["state"], "cut-off");
 }
 
+/** The notice has been given, and the port is open after it. */
+bool hasNewRoot(MachineRig& rig, SwitchNet& net)
+{
+    for (Deadline deadline(std::chrono::minutes(2)); !deadline.passed();)
+    {
+        const std::size_t told = rig.log().find("The switch has the new root");
+        if (told != std::string::npos &&
+            rig.log().find("has opened the port", told) != std::string::npos)
+        {
+            return net.portBecomes("open");
+        }
+        std::this_thread::sleep_for(Milliseconds(50));
+    }
+    return false;
+}
+
+TEST_P(SwitchedMachine, TellsTheSwitchOfANewRoot)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(GetParam());
+    rig.install();
+    net.startAgent();
+    enrollAt(net, rig);
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_EQ(rig.stop(), 0);
+
+    rig.rotate();
+    rig.startClean();
+    ASSERT_TRUE(hasNewRoot(rig, net)) << rig.log() << net.log();
+    if (GetParam() != machine::ProofMethod::quote)
+    {
+        // Counted from the beginning.
+        EXPECT_EQ(net.port()["epoch"], 1);
+    }
+    EXPECT_EQ(rig.stop(), 0);
+    // From then on it is the only one.
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_THAT(rig.log(), testing::Not(testing::HasSubstr("new root")));
+    EXPECT_EQ(rig.stop(), 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
                          testing::Values(machine::ProofMethod::mac,
                                          machine::ProofMethod::mac96,
@@ -380,6 +424,47 @@ INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
                          [](const auto& method) {
                              return nameOf(method.param);
                          });
+
+/** The switch was told, and the power went before the machine could note it. */
+TEST(RotatedMachine, OpensThePortWithWhatTheSwitchHas)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(machine::ProofMethod::mac96);
+    rig.install();
+    net.startAgent();
+    net.enroll("mac96");
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    rig.pullThePlug();
+    rig.rotate();
+    net.call("rotate", {{"port", "boot0"}, {"root", toHex(rig.root().view())}});
+
+    rig.startClean();
+    ASSERT_TRUE(hasNewRoot(rig, net)) << rig.log() << net.log();
+    rig.pullThePlug();
+    rig.startClean();
+    EXPECT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_EQ(rig.stop(), 0);
+}
+
+/** As soon as the port is open, which is when the switch is told. */
+TEST(RotatedMachine, OpensThePortAfterThePowerWentWhileItToldTheSwitch)
+{
+    MachineRig rig(stagingBytes);
+    SwitchNet net(rig);
+    net.setUpMachine(machine::ProofMethod::mac96);
+    rig.install();
+    net.startAgent();
+    net.enroll("mac96");
+    rig.rotate();
+    rig.startClean();
+    ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    rig.pullThePlug();
+    rig.startClean();
+    EXPECT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
+    EXPECT_EQ(rig.stop(), 0);
+}
 
 /** Not the state that was enrolled: the port stays shut. */
 TEST(QuotedMachine, InAnotherStateGetsNoLease)

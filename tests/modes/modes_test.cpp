@@ -126,12 +126,21 @@ class ModesTest : public testing::Test
     {
         Bytes sector(probe::orderSize);
         std::copy(text.begin(), text.end(), sector.begin());
-        UniqueFd disk = openFile(capsule->dataDisk(), O_WRONLY);
+        UniqueFd disk = openFile(capsule->stagingDisk(), O_WRONLY);
         writeAllAt(disk.get(), sector, capsule->layout().staging);
     }
 
+    /** Dirty mode has what a machine's has: what it tries is more than what a
+     * capsule leaves it. */
+    static CapsuleOptions withAll()
+    {
+        CapsuleOptions out;
+        out.dirtyHasAll = true;
+        return out;
+    }
+
     static ModeEnd run(const std::string& what, bool dirty = false,
-                       const CapsuleOptions& options = {})
+                       const CapsuleOptions& options = withAll())
     {
         order(what);
         return capsule->run(options, dirty, bootTime);
@@ -413,7 +422,7 @@ TEST_F(ModesTest, InstalledDiskHasTheImagesAndEmptyParts)
     UniqueFd fd = openFile(disk, O_RDWR | O_CREAT);
     ASSERT_EQ(::ftruncate(fd.get(), 320 * mebibyte), 0);
     writeAllAt(fd.get(), Bytes(64, 0xee), espBytes + mebibyte);
-    const DiskLayout layout = layoutOf(320 * mebibyte, true);
+    const DiskLayout layout = layoutOf(320 * mebibyte);
     writeTable(disk, layout);
     writeImages(disk, layout, parts().images);
 
@@ -438,7 +447,7 @@ TEST_F(ModesTest, InstalledDiskHasTheImagesAndEmptyParts)
     }
     // What was there before is no record.
     EXPECT_TRUE(machine::SealStore(disk, layout.seal).read().log.empty());
-    EXPECT_THROW(layoutOf(200 * mebibyte, true), Refused);
+    EXPECT_THROW(layoutOf(200 * mebibyte), Refused);
 }
 
 // The last one: the first image's time is over then.

@@ -202,5 +202,148 @@ TEST_F(IdentityTest, EnrolmentThatTheTpmHasNotedIsFinished)
     EXPECT_EQ(unsealed(), identity);
 }
 
+/** An enrolled machine whose site wants it to have a new root. */
+class RotationTest : public IdentityTest
+{
+  protected:
+    RotationTest()
+    {
+        enrol();
+        start();
+        keptKey = unsealed().second;
+        start();
+    }
+
+    void ask(const trust::Key& key)
+    {
+        leave(RotationRequest::sign(key, *store.read().target));
+    }
+    void leave(RotationRequest request)
+    {
+        SealRecord record = store.read();
+        record.rotation = std::move(request);
+        store.write(record);
+    }
+
+    std::string rotate(const MayRotate& may = {})
+    {
+        SealRecord record = store.read();
+        return rotateRoot(*tpm, store, record, policyKey, may);
+    }
+
+    /** That the identity is what it was, but for the root. */
+    void expectRoots(const std::function<void(const SealedIdentity&)>& check)
+    {
+        const SealedIdentity now =
+            unsealIdentity(*tpm, store.read(), policyKey);
+        EXPECT_TRUE(now.keptKey.equals(keptKey));
+        check(now);
+        start();
+    }
+
+    void expectOldRoot()
+    {
+        expectRoots([](const SealedIdentity& now) {
+            EXPECT_TRUE(now.addressRoot.equals(Bytes(32, 1)));
+            EXPECT_TRUE(now.previousRoot.empty());
+        });
+    }
+
+    void expectNewRoot()
+    {
+        expectRoots([](const SealedIdentity& now) {
+            EXPECT_FALSE(now.addressRoot.equals(Bytes(32, 1)));
+            EXPECT_TRUE(now.previousRoot.equals(Bytes(32, 1)));
+        });
+    }
+
+    Bytes keptKey;
+};
+
+TEST_F(RotationTest, SignedRequestGivesOneNewRoot)
+{
+    EXPECT_EQ(rotate(), "");
+    expectOldRoot();
+    ask(siteKey);
+    const RotationRequest request = *store.read().rotation;
+    EXPECT_EQ(rotate(), "");
+    EXPECT_FALSE(store.read().rotation);
+    EXPECT_EQ(store.read().target, enrolmentTarget(*tpm));
+    expectNewRoot();
+    // Somebody had a copy of it.
+    leave(request);
+    EXPECT_THAT(rotate(), HasSubstr("was followed before"));
+    EXPECT_FALSE(store.read().rotation);
+    expectNewRoot();
+}
+
+TEST_F(RotationTest, WhatTheSiteDidNotSignDoesNotCount)
+{
+    ask(trust::makeKey());
+    EXPECT_THAT(rotate(), HasSubstr("was not signed"));
+    EXPECT_FALSE(store.read().rotation);
+    leave(RotationRequest::sign(siteKey, Digest{1}));
+    EXPECT_THAT(rotate(), HasSubstr("another TPM"));
+    // Nor what it signed for something else.
+    const Digest target = *store.read().target;
+    leave({target, signedRequest(siteKey, target).signature});
+    EXPECT_THAT(rotate(), HasSubstr("was not signed"));
+    leave({target, store.read().policies.at(0).signature});
+    EXPECT_THAT(rotate(), HasSubstr("was not signed"));
+    expectOldRoot();
+}
+
+TEST_F(RotationTest, WaitsUntilTheSwitchHasTheRootBefore)
+{
+    ask(siteKey);
+    EXPECT_THAT(
+        rotate([](const trust::Tpm&, const SealedIdentity&) { return false; }),
+        HasSubstr("it waits"));
+    EXPECT_TRUE(store.read().rotation);
+    EXPECT_EQ(rotate([](const trust::Tpm&, const SealedIdentity& now) {
+                  return now.addressRoot.equals(Bytes(32, 1));
+              }),
+              "");
+    expectNewRoot();
+}
+
+TEST_F(RotationTest, PowerCutBeforeTheTpmHasNotedItLeavesTheOldRoot)
+{
+    ask(siteKey);
+    SealRecord record = store.read();
+    record.next = trust::seal(*tpm, policyKey, cleanRef, Secret::random(96));
+    store.write(record);
+    expectOldRoot();
+    // And the next start goes through with it.
+    EXPECT_EQ(rotate(), "");
+    EXPECT_FALSE(store.read().next);
+    expectNewRoot();
+}
+
+TEST_F(RotationTest, PowerCutAfterTheTpmHasNotedItLeavesTheNewRoot)
+{
+    ask(siteKey);
+    SealRecord before = store.read();
+    EXPECT_EQ(rotate(), "");
+    // The disk as it was before the last of all writes.
+    before.next = store.read().blob;
+    store.write(before);
+    expectNewRoot();
+    EXPECT_EQ(rotate(), "");
+    EXPECT_FALSE(store.read().rotation);
+    EXPECT_FALSE(store.read().next);
+    expectNewRoot();
+}
+
+TEST_F(RotationTest, AnotherStateGetsNothing)
+{
+    ask(siteKey);
+    boot("dirty");
+    EXPECT_THAT(rotate(), HasSubstr("no policy fits"));
+    EXPECT_TRUE(store.read().rotation);
+    start();
+    expectOldRoot();
+}
+
 } // namespace
 } // namespace airlock::machine

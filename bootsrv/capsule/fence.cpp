@@ -1,0 +1,128 @@
+#include "bootsrv/capsule/fence.hpp"
+
+#include "bootsrv/isolate.hpp"
+#include "common/error.hpp"
+#include "common/log.hpp"
+
+#include <CLI/CLI.hpp>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+
+namespace airlock::capsule
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+constexpr int exitError = 126;
+constexpr int exitUsage = 2;
+/** The directories that lead to ours have to be made such that the user can
+ * get there. */
+constexpr mode_t mountsMask = 0022;
+constexpr mode_t privateMask = 0077;
+
+struct Options
+{
+    boot::Isolation isolation;
+    std::string user;
+    std::vector<std::string> command;
+};
+
+void becomeProgram(const Options& options)
+{
+    std::vector<char*> argv;
+    for (const std::string& word : options.command)
+    {
+        argv.push_back(const_cast<char*>(word.c_str()));
+    }
+    argv.push_back(nullptr);
+    ::execvp(argv[0], argv.data());
+    throwErrno("cannot run " + options.command[0]);
+}
+
+void goBehind(Options& options)
+{
+    if (!options.user.empty() && ::geteuid() == 0)
+    {
+        options.isolation.user = boot::findUser(options.user);
+    }
+    ::umask(mountsMask);
+    for (const std::string& part : boot::isolate(options.isolation))
+    {
+        log::warning("A capsule is fenced off less than it could be",
+                     {{"MISSING", part}});
+    }
+    ::umask(privateMask);
+    // What we were in before is outside: its parent would lead there.
+    fs::current_path(options.isolation.runDirectory);
+}
+
+} // namespace
+
+void Fence::putAround(SpawnOptions& options, const fs::path& directory,
+                      std::uint64_t fileBytes) const
+{
+    std::vector<std::string> argv = {program,
+                                     fenced,
+                                     "--directory",
+                                     directory,
+                                     "--hide",
+                                     hidden,
+                                     "--user",
+                                     user,
+                                     "--file-bytes",
+                                     std::to_string(fileBytes),
+                                     "--"};
+    argv.insert(argv.end(), options.argv.begin(), options.argv.end());
+    options.argv = std::move(argv);
+    // Nothing of ours: a service manager's socket, for one.
+    options.env = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};
+    options.workingDirectory = "/";
+}
+
+int runFenced(int argc, const char* const* argv)
+{
+    // The supervisor has some blocked; the program must not.
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    Options options;
+    CLI::App app("Runs a capsule's program behind a fence; started by "
+                 "airlock-bootd only.",
+                 "airlock-bootd fenced");
+    app.add_option("--directory", options.isolation.runDirectory,
+                   "what it works in")
+        ->required();
+    app.add_option("--hide", options.isolation.hidden,
+                   "directory to make empty");
+    app.add_option("--user", options.user, "become this user");
+    app.add_option("--file-bytes", options.isolation.fileBytes,
+                   "longest file that it may write")
+        ->required();
+    app.add_option("COMMAND", options.command, "what to run")->required();
+    try
+    {
+        app.parse(argc, argv);
+    }
+    catch (const CLI::ParseError& error)
+    {
+        return app.exit(error) == 0 ? 0 : exitUsage;
+    }
+    try
+    {
+        goBehind(options);
+        becomeProgram(options);
+    }
+    catch (const std::exception& error)
+    {
+        log::error("A capsule's program cannot be started behind the fence",
+                   {{"REASON", error.what()}});
+    }
+    return exitError;
+}
+
+} // namespace airlock::capsule

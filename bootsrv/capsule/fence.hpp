@@ -1,0 +1,40 @@
+#pragma once
+
+#include "common/process.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace airlock::capsule
+{
+
+/** What goes around a capsule's QEMU and TPM on the host: the fence of
+ * bootsrv/isolate.hpp, in a process of its own (`airlock-bootd fenced`). Behind
+ * it are one directory of the capsule's, the files that were passed open, and
+ * the programs of the system. */
+struct Fence
+{
+    /** airlock-bootd. */
+    std::filesystem::path program = "/proc/self/exe";
+    /** The directory of all capsules: empty behind the fence. */
+    std::filesystem::path hidden;
+    /** Who the programs run as when we are root; empty: root without any
+     * capability. */
+    std::string user;
+
+    /** Has the program of `options` start in this directory behind the fence.
+     * `fileBytes`: the longest file that it may write. */
+    void putAround(SpawnOptions& options,
+                   const std::filesystem::path& directory,
+                   std::uint64_t fileBytes) const;
+};
+
+/** The command of runFenced(). */
+inline constexpr const char* fenced = "fenced";
+
+/** airlock-bootd fenced: goes behind the fence and becomes the program. For
+ * putAround() only. Returns an exit code when it cannot. */
+int runFenced(int argc, const char* const* argv);
+
+} // namespace airlock::capsule

@@ -1,0 +1,71 @@
+#include "bootsrv/capsule/enrol.hpp"
+#include "bootsrv/capsule/pool.hpp"
+#include "common/file.hpp"
+#include "common/log.hpp"
+
+#include <fmt/format.h>
+
+namespace airlock::capsule
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+/** Under another name until it is enrolled: what a failure or the end of the
+ * power leaves is begun again. */
+void makeOne(const PoolConfig& config, const PoolCapsule& it,
+             const PoolApproval& approval)
+{
+    const fs::path fresh = config.state / ("." + it.name + ".new");
+    fs::remove_all(fresh);
+    Capsule capsule =
+        Capsule::create(fresh, {.images = config.images,
+                                .keys = keysIn(config.keys),
+                                .stagingSize = it.stagingMiB * mebibyte});
+    giveCapsule(fresh, config.user);
+    enrollCapsule(capsule, config.optionsOf(it),
+                  {approval.siteKey, config.images.clean, approval.generation},
+                  requestFrom(it.name, config.addressRootOf(it), it.site),
+                  approval.bootTime);
+    // What these starts have made is ours.
+    giveCapsule(fresh, config.user);
+    fs::rename(fresh, config.directoryOf(it));
+    syncDirectory(config.state);
+}
+
+} // namespace
+
+bool makePool(const PoolConfig& config, const PoolApproval& approval)
+{
+    if (fs::create_directories(config.state))
+    {
+        fs::permissions(config.state, fs::perms::owner_all);
+        giveFile(config.state, config.user);
+    }
+    bool out = true;
+    for (const PoolCapsule& it : config.capsules)
+    {
+        if (fs::exists(config.directoryOf(it)))
+        {
+            fmt::print("{}: is there\n", it.name);
+            continue;
+        }
+        try
+        {
+            makeOne(config, it, approval);
+            fmt::print("{}: made and enrolled; its address root is in {}\n",
+                       it.name, config.addressRootOf(it).string());
+        }
+        catch (const std::exception& error)
+        {
+            log::error("A capsule cannot be made",
+                       {{"CAPSULE", it.name}, {"REASON", error.what()}});
+            out = false;
+        }
+    }
+    return out;
+}
+
+} // namespace airlock::capsule
