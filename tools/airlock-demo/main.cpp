@@ -4,7 +4,7 @@
 #include "options.hpp"
 #include "report.hpp"
 #include "story.hpp"
-#include "tools/rig/contained.hpp"
+#include "tools/rigs/contained.hpp"
 
 #include <fmt/format.h>
 

@@ -2,7 +2,7 @@
 
 #include "common/table.hpp"
 #include "devmodel/catalog/catalog.hpp"
-#include "tools/rig/job_stages.hpp"
+#include "tools/rigs/job_stages.hpp"
 
 #include <fmt/format.h>
 

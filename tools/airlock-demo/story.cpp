@@ -4,7 +4,7 @@
 #include "common/process.hpp"
 #include "devmodel/vm/host_network.hpp"
 #include "devmodel/vm/kvm_probe.hpp"
-#include "tools/rig/boot_survey.hpp"
+#include "tools/rigs/boot_survey.hpp"
 
 #include <fmt/format.h>
 

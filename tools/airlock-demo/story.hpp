@@ -7,7 +7,7 @@
 #include "devmodel/vm/trapped_vm.hpp"
 #include "hostagent/hypervisor/libvirt.hpp"
 #include "options.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <memory>
 #include <optional>

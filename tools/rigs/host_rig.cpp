@@ -1,11 +1,11 @@
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include "common/error.hpp"
 #include "common/pki.hpp"
 #include "common/tls.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
 #include "hostagent/control/client.hpp"
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/logged.hpp"
 
 #include <fmt/format.h>
 

@@ -1,8 +1,8 @@
-#include "tools/rig/contained.hpp"
+#include "tools/rigs/contained.hpp"
 
 #include "common/error.hpp"
 #include "common/file.hpp"
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include <sched.h>
 #include <sys/mount.h>

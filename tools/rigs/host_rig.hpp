@@ -2,7 +2,7 @@
 
 #include "common/file.hpp"
 #include "common/json.hpp"
-#include "tools/rig/hosted_guest.hpp"
+#include "tools/rigs/hosted_guest.hpp"
 
 #include <filesystem>
 #include <memory>
