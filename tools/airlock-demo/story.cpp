@@ -209,12 +209,6 @@ void Story::writeMarker(vm::ConsoleShell& shell, const std::string& name)
     markers_[name] = JsonField(answer, "airlock-probe").at("sha256").string();
 }
 
-std::string Story::lastJob()
-{
-    Json jobs = rig_->ask("jobs", {{"limit", 1}}).at("jobs");
-    return jobs.empty() ? "" : jobs.at(0).at("id").get<std::string>();
-}
-
 vm::Trap Story::waitTrap(Step& step)
 {
     Deadline deadline(trapTime);
@@ -233,31 +227,6 @@ vm::Trap Story::waitTrap(Step& step)
             throw TimedOut("the guest was not seen trapped; " + rig_->logs());
         }
         step.note("waiting for the trap");
-        std::this_thread::sleep_for(waitStep);
-    }
-}
-
-/** The job that is over when the guest is back. */
-Json Story::waitReturn(const std::string& lastJob, Step& step)
-{
-    Deadline deadline(bootTime);
-    for (;;)
-    {
-        Json status = rig_->ask("status", {{"vm", spec_.name}});
-        std::string state = status.at("vm").at("state");
-        const Json& jobs = status.at("jobs");
-        if (state == "running" && !jobs.empty() &&
-            jobs.at(0).at("id") != lastJob)
-        {
-            return jobs.at(0);
-        }
-        if (state == "held" || deadline.passed())
-        {
-            throw Error("the guest does not come back: " +
-                        status.at("vm").at("reason").get<std::string>() + "; " +
-                        rig_->logs());
-        }
-        step.note(state);
         std::this_thread::sleep_for(waitStep);
     }
 }
@@ -284,7 +253,7 @@ void Story::live(const std::string& name, const std::string& how)
     {
         bool first = outcome_.lives.empty();
         Step step(style_, title(how + ": trap, boot elsewhere, return"));
-        std::string last = first ? "" : lastJob();
+        const std::string last = rig_->lastJob();
         first ? start() : rebootFromInside();
         vm::Trap trap = waitTrap(step);
         std::string wanted = first        ? "cold-start"
@@ -292,7 +261,10 @@ void Story::live(const std::string& name, const std::string& how)
                                           : "system-reset";
         outcome_.checks.add(name + ": began with a trap", trap.cause == wanted,
                             describe(trap));
-        Json job = waitReturn(last, step);
+        Json job =
+            rig_->waitReturn(last, bootTime, [&](const std::string& state) {
+                step.note(state);
+            });
         outcome_.checks.add(
             name + ": booted by the boot server", job.at("result") == "done",
             "job " + job.at("id").get<std::string>().substr(0, 8) + " " +

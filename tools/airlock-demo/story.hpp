@@ -68,8 +68,6 @@ class Story
     void start();
     void rebootFromInside();
     vm::Trap waitTrap(Step& step);
-    Json waitReturn(const std::string& lastJob, Step& step);
-    std::string lastJob();
     void lookAround(const std::string& name);
     void checkWitness();
     void checkNetwork(const std::string& name, const Json& report);
