@@ -23,9 +23,7 @@ constexpr const char* guestAddress = "192.0.2.2";
 constexpr const char* guestMac = "52:54:00:a1:0c:01";
 constexpr unsigned stepCount = 7;
 
-constexpr Milliseconds waitStep{200};
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
-constexpr Milliseconds trapTime = std::chrono::minutes(5);
 constexpr Milliseconds bootTime = std::chrono::minutes(15);
 constexpr Milliseconds pingTime = std::chrono::seconds(30);
 /** Between two looks at the timers. */
@@ -184,8 +182,7 @@ void Story::startHost()
             fmt::format("firmware = \"{}\"", options_.firmware->string());
     }
     rig_.emplace(std::vector{domain}, settings);
-    events_.emplace();
-    connection_.emplace(rig_->libvirt().uri(), [](const std::string&) {});
+    watch_.emplace(*rig_);
     finish(step, "host",
            formatBytes(std::filesystem::file_size(options_.guest)) +
                " of disk");
@@ -207,28 +204,6 @@ void Story::writeMarker(vm::ConsoleShell& shell, const std::string& name)
 {
     Json answer = shell.probe("mark " + name, answerTime);
     markers_[name] = JsonField(answer, "airlock-probe").at("sha256").string();
-}
-
-vm::Trap Story::waitTrap(Step& step)
-{
-    Deadline deadline(trapTime);
-    for (;;)
-    {
-        if (rig_->domainState() == "paused")
-        {
-            domain_ = connection_->activeDomains().at(0);
-            if (auto trap = vm::queryTrap(*domain_).trap)
-            {
-                return *trap;
-            }
-        }
-        if (deadline.passed())
-        {
-            throw TimedOut("the guest was not seen trapped; " + rig_->logs());
-        }
-        step.note("waiting for the trap");
-        std::this_thread::sleep_for(waitStep);
-    }
 }
 
 void Story::start()
@@ -255,7 +230,8 @@ void Story::live(const std::string& name, const std::string& how)
         Step step(style_, title(how + ": trap, boot elsewhere, return"));
         const std::string last = rig_->lastJob();
         first ? start() : rebootFromInside();
-        vm::Trap trap = waitTrap(step);
+        const vm::Trap trap =
+            watch_->waitTrap([&] { step.note("waiting for the trap"); });
         std::string wanted = first        ? "cold-start"
                              : hasShell() ? "port"
                                           : "system-reset";
@@ -273,7 +249,7 @@ void Story::live(const std::string& name, const std::string& how)
         finish(step, name + ": away", "trapped: " + describe(trap));
     }
     Step step(style_, title("The guest on the production machine"));
-    outcome_.stripped = vm::survey(*domain_);
+    outcome_.stripped = vm::survey(watch_->domain());
     if (hasShell())
     {
         rig_->waitReborn(answerTime);
