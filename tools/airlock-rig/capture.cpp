@@ -201,7 +201,7 @@ class Capture
     {
         fmt::print(stderr, "{:%H:%M:%S} {} {}\n",
                    std::chrono::floor<Milliseconds>(time), port,
-                   printable(what));
+                   plainText(what, 200));
     }
 
     void summarize() const
