@@ -143,7 +143,7 @@ class ProbedCapsule
 
     void waitOrder()
     {
-        running_->mode.waitForConsole("probe order: " + order_ + "\r", bootTime);
+        running_->mode.waitForConsole("probe order: " + order_, bootTime);
     }
 
     void start(const std::string& text)
