@@ -18,18 +18,28 @@ holds() {
 
 rig() { timeout 1500 "$TOOLS/rig" "$@" </dev/null; }
 
-# What a rig could leave: namespaces, processes, mounts, interfaces, files.
-traces() {
-    lsns -n -t net -o NS | sort
-    lsns -n -t pid -o NS | sort
-    pgrep -fa -- "--build $AIRLOCK_BUILD" | grep -v pgrep || true
-    pgrep -fa -- "$AIRLOCK_BUILD/rig" | grep -v pgrep || true
-    sort /proc/mounts
-    ip -br link | awk '{ print $1 }' | sort
-    ls -d "$AIRLOCK_BUILD/rig" 2>/dev/null || true
+# remember_namespaces: those of the rig that is up, to be looked for later.
+remember_namespaces() {
+    local host pid
+    pid=$(sed 's/.*"init":{"pid":\([0-9]*\).*/\1/' "$AIRLOCK_BUILD/rig/processes")
+    readlink "/proc/$pid/ns/pid" "/proc/$pid/ns/mnt"
+    for host in "$@"; do rig shell "$host" readlink /proc/self/ns/net; done
 }
 
-leaves_nothing() { diff <(printf '%s\n' "$before") <(traces); }
+# leaves_nothing FILE: of namespaces as above; no process, mount, interface or
+# file either.
+leaves_nothing() {
+    local left
+    left=$(
+        lsns -n -o NS | grep -Fxf <(tr -cd '0-9\n' <"$1")
+        pgrep -fa -- "keep --build $AIRLOCK_BUILD|$AIRLOCK_BUILD/rig/"
+        grep "$AIRLOCK_BUILD/rig" /proc/mounts
+        ip -br link | grep -E '^(boot0|prod0|cap0|cable|mgmt0?|switch0|host0)\b'
+        ls -d "$AIRLOCK_BUILD/rig" 2>/dev/null
+    ) || true
+    say "${left:-no trace of it}"
+    [[ -s $1 && -z $left ]]
+}
 
 up_is_refused() { ! rig up --no-setup 2>"$work/again" && grep -q 'up already' "$work/again"; }
 
@@ -122,20 +132,20 @@ killed_up_leaves_nothing() {
     local pid
     "$TOOLS/rig" up --no-setup </dev/null >"$work/killed" 2>&1 &
     pid=$!
-    until [[ -s $AIRLOCK_BUILD/rig/status ]]; do
+    until [[ -s $AIRLOCK_BUILD/rig/status && -s $AIRLOCK_BUILD/rig/processes ]]; do
         kill -0 "$pid" || return 1
         sleep 0.2
     done
+    remember_namespaces >"$work/killed-namespaces"
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null || true
-    rig down && leaves_nothing
+    rig down && leaves_nothing "$work/killed-namespaces"
 }
 
 run_suite() {
-    local work before capture
+    local work capture
     work=$(mktemp -d)
     rig down >/dev/null
-    before=$(traces)
     holds "up" rig up --no-setup
     holds "a second one is refused" up_is_refused
     holds "a command's exit status is that of shell" exit_status_passes
@@ -150,8 +160,10 @@ run_suite() {
     cat "$work/capture"
     holds "nothing came through while the port was cut off" \
         frames_are_shut_in "$work/frames"
+    remember_namespaces production switch boot administrator \
+        >"$work/namespaces" || true
     holds "down" rig down
-    holds "nothing is left" leaves_nothing
+    holds "nothing is left" leaves_nothing "$work/namespaces"
     holds "nor of an up that was killed" killed_up_leaves_nothing
     rm -rf "$work"
 }
