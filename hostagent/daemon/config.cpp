@@ -32,16 +32,8 @@ void readReboot(TomlTable table, RebootSettings& out)
 
 void readAlert(TomlTable table, AlertSettings& out)
 {
-    std::string webhook;
-    table.text("command", out.command);
-    table.text("webhook", webhook);
-    table.path("webhook-authorities", out.webhookAuthorities);
-    table.time("time", out.time);
+    readAlertSettings(table, out);
     table.done();
-    if (!webhook.empty())
-    {
-        out.webhook = http::parseWebAddress(webhook);
-    }
 }
 
 ServerSettings readServer(TomlTable& table)

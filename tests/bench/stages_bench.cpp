@@ -12,8 +12,8 @@
 #include "common/error.hpp"
 #include "common/table.hpp"
 #include "paired.hpp"
-#include "tools/rig/host_rig.hpp"
-#include "tools/rig/job_stages.hpp"
+#include "tools/rigs/host_rig.hpp"
+#include "tools/rigs/job_stages.hpp"
 
 #include <fmt/format.h>
 

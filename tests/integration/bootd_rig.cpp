@@ -1,8 +1,8 @@
 #include "tests/integration/bootd_rig.hpp"
 
 #include "devmodel/vm/qemu_argv.hpp"
-#include "tools/rig/guest_case.hpp"
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/guest_case.hpp"
+#include "tools/rigs/logged.hpp"
 
 #include <fmt/format.h>
 

@@ -6,7 +6,7 @@
 #include "common/process.hpp"
 #include "devmodel/catalog/catalog.hpp"
 #include "devmodel/vm/production_vm.hpp"
-#include "tools/rig/boot_survey.hpp"
+#include "tools/rigs/boot_survey.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

@@ -2,7 +2,7 @@
  * it boots arrives on each, what is read-only stays as it was. */
 #include "common/error.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

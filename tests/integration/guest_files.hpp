@@ -2,7 +2,7 @@
 
 #include "common/file.hpp"
 #include "devmodel/vm/hand_over.hpp"
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include <memory>
 #include <string>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <cstdint>
 #include <map>

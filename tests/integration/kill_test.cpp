@@ -8,7 +8,7 @@
 #include "common/error.hpp"
 #include "common/table.hpp"
 #include "kill_guest.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

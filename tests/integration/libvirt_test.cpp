@@ -2,7 +2,7 @@
  * with domains, and what comes of it. */
 #include "common/error.hpp"
 #include "tests/unit/error_of.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>

@@ -3,7 +3,7 @@
  * carrier and the guest gets its address by DHCP, in every life. */
 #include "common/error.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

@@ -5,7 +5,7 @@
 #include "common/socket.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
 #include "hostagent/control/client.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>

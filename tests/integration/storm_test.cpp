@@ -2,7 +2,7 @@
  * are started at once, then all are reset at once. All come back, none starves,
  * and the limits on jobs and boots at once are kept. */
 #include "hostagent/control/protocol.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

@@ -3,8 +3,8 @@
 #include "bootsrv/machine/tpm_anchor.hpp"
 #include "common/error.hpp"
 #include "devmodel/vm/qemu_argv.hpp"
-#include "tools/rig/guest_case.hpp"
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/guest_case.hpp"
+#include "tools/rigs/logged.hpp"
 #include "trust/keys.hpp"
 
 #include <fcntl.h>

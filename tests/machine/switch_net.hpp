@@ -1,56 +1,30 @@
 #pragma once
 
-#include "common/process.hpp"
 #include "tests/machine/machine_rig.hpp"
-#include "tests/switch/switch_rig.hpp"
-
-#include <optional>
+#include "tools/rigs/switched_hosts.hpp"
 
 namespace airlock::test
 {
 
-/** A boot host and a production host, each in a network namespace, at the ports
- * boot0 and prod0 of a switch with the real airlock-switchd. The machine's
- * interface is called eth0. */
-class SwitchNet
+using rig::NetNamespace;
+
+/** SwitchedHosts whose boot host is a MachineRig, with an interface eth0. */
+class SwitchNet : public rig::SwitchedHosts
 {
   public:
-    static constexpr const char* switchAddress = "10.9.0.1";
-    static constexpr const char* bootAddress = "10.9.0.2";
-    static constexpr const char* hostAddress = "10.9.0.3";
-
     explicit SwitchNet(MachineRig& machine);
 
     /** Has the machine's site and its namespace fit; before install(). */
     void setUpMachine(machine::ProofMethod method);
-    void startAgent();
-    /** The agent's control socket. */
-    Json call(const std::string& method, Json parameters = Json::object());
     void enroll(const std::string& method, const std::string& key = "");
-    Json port() { return call("port", {{"port", "boot0"}})["port"]; }
-    bool portBecomes(const std::string& state);
 
-    const NetNamespace& production() const { return production_; }
-    const NetNamespace& boot() const { return boot_; }
     /** A host agent on the production host; to be used there. */
     boot::Client client(const std::string& name = "host1");
     /** Of the boot host's interface. */
     MacAddress bootAddressNow();
-    /** Frames that came out of the production port since the last call and are
-     * neither the switch's nor the production host's own. */
-    std::size_t framesOfOthers();
-
-    Process& agent() { return *agent_; }
-    std::string log() const;
 
   private:
     MachineRig& machine_;
-    NetNamespace switch_;
-    NetNamespace boot_;
-    NetNamespace production_;
-    std::unique_ptr<CableEnd> prodEnd_;
-    std::set<MacAddress> own_;
-    std::optional<Process> agent_;
 };
 
 } // namespace airlock::test

@@ -3,15 +3,14 @@
 #include "devmodel/vm/hand_over.hpp"
 #include "tests/integration/boot_jobs.hpp"
 #include "tests/machine/switch_net.hpp"
+#include "tools/rigs/capsule_at_work.hpp"
 #include "trust/crypto.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cstdlib>
-#include <mutex>
-#include <thread>
+#include <optional>
 
 // The whole of FIG. 6 with the real parts: a capsule with the images as they
 // are shipped, a switch with airlock-switchd, a real guest. See
@@ -24,7 +23,8 @@ namespace
 
 using boot::JobState;
 using capsule::Capsule;
-using capsule::ModeEnd;
+using rig::AtWork;
+using rig::plugIn;
 
 constexpr auto bootTime = std::chrono::minutes(8);
 /** A guest in a guest, without hardware help. */
@@ -46,95 +46,6 @@ std::string fileText(const std::filesystem::path& file)
     return readTextFile(file, 1U << 20);
 }
 
-/** The capsule's end of the cable: what its tap sends comes out of eth0. */
-void plugIn(const NetNamespace& boot)
-{
-    boot.run([] {
-        runTool({"ip", "link", "add", "cable", "type", "bridge",
-                 "mcast_snooping", "0"});
-        runTool({"ip", "tuntap", "add", "cap0", "mode", "tap"});
-        for (const char* link : {"cable", "eth0", "cap0"})
-        {
-            runTool({"ip", "link", "set", link, "addrgenmode", "none"});
-        }
-        for (const char* link : {"eth0", "cap0"})
-        {
-            runTool({"ip", "link", "set", link, "master", "cable", "up"});
-        }
-        runTool({"ip", "link", "set", "cable", "up"});
-    });
-}
-
-/** Keeps a capsule at work in a namespace, as "airlock-bootd capsule run". */
-class AtWork
-{
-  public:
-    AtWork(Capsule& capsule, const NetNamespace& boot,
-           const capsule::CapsuleOptions& options)
-        : capsule_(capsule), options_(options),
-          // Children die with the thread that started them.
-          thread_([this, &boot] { boot.run([this] { work(); }); })
-    {}
-    ~AtWork()
-    {
-        stop_ = true;
-        thread_.join();
-    }
-
-    std::vector<ModeEnd> ends() const
-    {
-        const std::lock_guard lock(mutex_);
-        return ends_;
-    }
-
-    /** False when so many modes did not end in time. */
-    bool waitEnds(std::size_t number, Milliseconds time) const
-    {
-        for (Deadline deadline(time); ends().size() < number;)
-        {
-            if (deadline.passed())
-            {
-                return false;
-            }
-            std::this_thread::sleep_for(Milliseconds(100));
-        }
-        return true;
-    }
-
-    std::string console() const
-    {
-        return fileText(capsule_.dataDisk().parent_path() / "console");
-    }
-
-  private:
-    void work()
-    {
-        for (bool dirty = false; !stop_;)
-        {
-            capsule::RunningMode mode = capsule_.start(options_, dirty);
-            const Deadline deadline(dirtyTime);
-            while (!mode.ended(Milliseconds(100)) && !stop_ &&
-                   !(dirty && deadline.passed()))
-            {}
-            if (stop_)
-            {
-                return;
-            }
-            const ModeEnd end = mode.finish(Milliseconds(1));
-            dirty = !dirty && end.dirtyNext;
-            const std::lock_guard lock(mutex_);
-            ends_.push_back(end);
-        }
-    }
-
-    Capsule& capsule_;
-    capsule::CapsuleOptions options_;
-    std::atomic<bool> stop_ = false;
-    mutable std::mutex mutex_;
-    std::vector<ModeEnd> ends_;
-    std::thread thread_;
-};
-
 class Cycle : public testing::Test
 {
   protected:
@@ -146,7 +57,7 @@ class Cycle : public testing::Test
         net_.startAgent();
         net_.enroll("mac96");
         plugIn(net_.boot());
-        options_.tap = "cap0";
+        options_.tap = rig::capsuleTap;
         options_.cpus = 2;
         makeCapsule();
     }
@@ -229,7 +140,7 @@ TEST_F(Cycle, GuestBootsInTheCapsuleAndRunsOnTheProductionMachine)
     production->releaseDisks();
     const GuestJob job(files, dirtyTime);
 
-    AtWork work(*capsule_, net_.boot(), options_);
+    AtWork work(*capsule_, net_.boot(), options_, dirtyTime);
     ASSERT_TRUE(portBecomes("open", bootTime)) << work.console() << net_.log();
     const std::string id = send(job);
     ASSERT_TRUE(work.waitEnds(1, bootTime)) << work.console();

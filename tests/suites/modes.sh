@@ -3,31 +3,21 @@
 # shellcheck disable=SC2034 # read by tools/check
 needs=cpp
 
-# The images have the real first process of each mode and, as its work, a
-# program that does what a test orders.
-modes_image() {
-    local mode=$1 to=$2
-    shift 2
-    logged "modes-image-$mode" "$TOOLS/build-boot-image" \
-        --site "$modes/site" --mode "$mode" --output "$to" \
-        --kernel-cache "$modes/kernel" \
-        --init "$CPP/tests/modes/modes_${mode}_probe" "$@"
-}
+# shellcheck source=tools/lib/boot-host.sh
+source "$TOOLS/lib/boot-host.sh"
 
 # Same inputs, same bytes: all but the signature, which has a time in it.
 same_images() {
-    modes_image clean "$modes/again" &&
+    probe_image clean "$modes/again" &&
         cmp "$modes/clean.unsigned.efi" "$modes/again/clean.unsigned.efi"
 }
 
 run_suite() {
-    local modes=$AIRLOCK_BUILD/modes
-    mkdir -p "$modes"
-    [[ -d $modes/site ]] ||
-        "$TOOLS/build-boot-image" --new-site "$modes/site" || return
-    if ! { modes_image clean "$modes" &&
-        modes_image clean "$modes/second" --generation 2 &&
-        modes_image dirty "$modes" --add "$modes/site/policy.pem=/policy.pem"; }
+    local modes=$BOOT_PROBE
+    probe_site || return
+    if ! { probe_image clean "$modes" &&
+        probe_image clean "$modes/second" --generation 2 &&
+        probe_image dirty "$modes" --add "$modes/site/policy.pem=/policy.pem"; }
     then
         result="0 1 0"
         return

@@ -3,21 +3,12 @@
 #include "common/error.hpp"
 #include "common/process.hpp"
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/if_ether.h>
-#include <linux/if_packet.h>
-#include <net/if.h>
 #include <poll.h>
 #include <sched.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstring>
-#include <exception>
 
 namespace airlock::test
 {
@@ -25,35 +16,7 @@ namespace airlock::test
 namespace
 {
 
-constexpr const char* own = "/proc/thread-self/ns/net";
 constexpr std::uint16_t markType = 0x88B6; // the other one for local use
-
-void inThread(const std::function<void()>& action)
-{
-    std::exception_ptr error;
-    std::thread([&] {
-        try
-        {
-            action();
-        }
-        catch (...)
-        {
-            error = std::current_exception();
-        }
-    }).join();
-    if (error)
-    {
-        std::rethrow_exception(error);
-    }
-}
-
-void join(int fd)
-{
-    if (::setns(fd, CLONE_NEWNET) != 0)
-    {
-        throwErrno("cannot enter a network namespace");
-    }
-}
 
 void stayOnThisCpu()
 {
@@ -72,150 +35,6 @@ void writeText(const std::string& path, std::string_view text)
 
 } // namespace
 
-NetNamespace::NetNamespace()
-{
-    inThread([this] {
-        if (::unshare(CLONE_NEWNET) != 0)
-        {
-            throwErrno("cannot make a network namespace");
-        }
-        fd_ = openFile(own, O_RDONLY);
-    });
-}
-
-void NetNamespace::run(const std::function<void()>& action) const
-{
-    inThread([&] {
-        enter();
-        action();
-    });
-}
-
-void NetNamespace::enter() const
-{
-    join(fd_.get());
-}
-
-std::string NetNamespace::path() const
-{
-    return fmt::format("/proc/{}/fd/{}", ::getpid(), fd_.get());
-}
-
-MacAddress Caught::destination() const
-{
-    return MacAddress::from(bytes, "frame");
-}
-
-MacAddress Caught::source() const
-{
-    return MacAddress::from(ByteView(bytes).subspan(6), "frame");
-}
-
-std::uint16_t Caught::type() const
-{
-    return ByteReader(ByteView(bytes).subspan(12), "frame").be16();
-}
-
-CableEnd::CableEnd(const std::string& name)
-    : name_(name),
-      fd_(::socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, 0))
-{
-    int one = 1;
-    int room = 8 << 20;
-    sockaddr_ll address{};
-    address.sll_family = AF_PACKET;
-    address.sll_protocol = htons(ETH_P_ALL);
-    address.sll_ifindex = static_cast<int>(::if_nametoindex(name.c_str()));
-    packet_mreq all{};
-    all.mr_ifindex = address.sll_ifindex;
-    all.mr_type = PACKET_MR_PROMISC;
-    if (!fd_ || address.sll_ifindex == 0 ||
-        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_AUXDATA, &one,
-                     sizeof(one)) != 0 ||
-        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_IGNORE_OUTGOING, &one,
-                     sizeof(one)) != 0 ||
-        ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVBUFFORCE, &room,
-                     sizeof(room)) != 0 ||
-        ::setsockopt(fd_.get(), SOL_PACKET, PACKET_ADD_MEMBERSHIP, &all,
-                     sizeof(all)) != 0 ||
-        ::bind(fd_.get(), reinterpret_cast<sockaddr*>(&address),
-               sizeof(address)) != 0)
-    {
-        throwErrno("cannot open the cable " + name);
-    }
-}
-
-void CableEnd::send(ByteView frame)
-{
-    ssize_t n = ::send(fd_.get(), frame.data(), frame.size(), 0);
-    if (n < 0 && errno == ENETDOWN)
-    {
-        // It says once that the link was down at some time.
-        n = ::send(fd_.get(), frame.data(), frame.size(), 0);
-    }
-    // ENOBUFS: nftables dropped it on the way out.
-    if (n < 0 && errno != ENOBUFS)
-    {
-        throwErrno("cannot send at " + name_);
-    }
-}
-
-/** Else "nothing came out" could mean that nobody looked. */
-void CableEnd::requireNoneLost() const
-{
-    tpacket_stats counts{};
-    socklen_t size = sizeof(counts);
-    if (::getsockopt(fd_.get(), SOL_PACKET, PACKET_STATISTICS, &counts,
-                     &size) != 0)
-    {
-        throwErrno("cannot count the frames of " + name_);
-    }
-    if (counts.tp_drops > 0)
-    {
-        throw Error(
-            fmt::format("{} frames were lost at {}", counts.tp_drops, name_));
-    }
-}
-
-std::vector<Caught> CableEnd::take()
-{
-    std::vector<Caught> out;
-    for (;;)
-    {
-        Bytes buffer(2048);
-        iovec part{buffer.data(), buffer.size()};
-        alignas(cmsghdr) std::array<char, 256> control{};
-        msghdr message{};
-        message.msg_iov = &part;
-        message.msg_iovlen = 1;
-        message.msg_control = control.data();
-        message.msg_controllen = control.size();
-        ssize_t n = ::recvmsg(fd_.get(), &message, 0);
-        if (n < 0 && errno == ENETDOWN)
-        {
-            continue; // says once that the link was down
-        }
-        if (n < 0)
-        {
-            requireNoneLost();
-            return out;
-        }
-        buffer.resize(static_cast<std::size_t>(n));
-        Caught caught{std::move(buffer), std::nullopt};
-        for (cmsghdr* at = CMSG_FIRSTHDR(&message); at != nullptr;
-             at = CMSG_NXTHDR(&message, at))
-        {
-            tpacket_auxdata extra{};
-            std::memcpy(&extra, CMSG_DATA(at), sizeof(extra));
-            if ((extra.tp_status & TP_STATUS_VLAN_VALID) != 0)
-            {
-                caught.vlan = extra.tp_vlan_tci;
-            }
-        }
-        out.push_back(std::move(caught));
-    }
-}
-
 const std::vector<std::string>& SwitchRig::ports()
 {
     static const std::vector<std::string> names = {"boot0", "boot1", "prod0",
@@ -223,7 +42,7 @@ const std::vector<std::string>& SwitchRig::ports()
     return names;
 }
 
-SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
+SwitchRig::SwitchRig()
 {
     stayOnThisCpu();
     cables_.run([] {
@@ -251,7 +70,7 @@ SwitchRig::SwitchRig() : home_(openFile(own, O_RDONLY))
 
 SwitchRig::~SwitchRig()
 {
-    join(home_.get());
+    home_.enter();
 }
 
 void SwitchRig::setIpv6(const std::string& port, bool on)

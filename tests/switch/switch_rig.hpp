@@ -5,67 +5,23 @@
 #include "common/file.hpp"
 #include "common/mac_address.hpp"
 #include "common/process.hpp"
+#include "tools/rigs/cable.hpp"
+#include "tools/rigs/net_namespace.hpp"
 #include "tools/switchd/agent.hpp"
 
-#include <chrono>
-#include <deque>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 namespace airlock::test
 {
 
-/** A network namespace that exists as long as the object. */
-class NetNamespace
-{
-  public:
-    NetNamespace();
-
-    /** Runs it in a thread inside. What it throws comes out here. */
-    void run(const std::function<void()>& action) const;
-    /** Moves the calling thread into it. */
-    void enter() const;
-    /** A name for "ip link ... netns". */
-    std::string path() const;
-
-  private:
-    UniqueFd fd_;
-};
-
-/** A frame that came out of the switch. */
-struct Caught
-{
-    Bytes bytes;
-    std::optional<std::uint16_t> vlan;
-
-    MacAddress destination() const;
-    MacAddress source() const;
-    std::uint16_t type() const;
-};
-
-/** The far end of a cable: sends any frame, sees all that come. */
-class CableEnd
-{
-  public:
-    explicit CableEnd(const std::string& name);
-
-    void send(ByteView frame);
-    /** What has come and was not taken yet. */
-    std::vector<Caught> take();
-
-  private:
-    void requireNoneLost() const;
-
-    std::string name_;
-    UniqueFd fd_;
-};
+using rig::CableEnd;
+using rig::Caught;
+using rig::NetNamespace;
 
 /** A switch: bridge "br0" with the ports boot0, boot1, prod0, prod1 in one
  * namespace; the other ends of their cables (the same names) in another one.
@@ -115,7 +71,7 @@ class SwitchRig
 
     NetNamespace switch_;
     NetNamespace cables_;
-    UniqueFd home_;
+    NetNamespace home_ = NetNamespace::current();
     TempDirectory directory_{"airlock-switch"};
     std::map<std::string, std::unique_ptr<CableEnd>> ends_;
     std::set<MacAddress> ownAddresses_;

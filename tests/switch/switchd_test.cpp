@@ -31,7 +31,8 @@ class Switchd : public Switch
         std::string text =
             "bridge = \"br0\"\nstate = \"" +
             (rig.directory() / "state").string() + "\"\nsocket = \"" +
-            socket().string() +
+            socket().string() + "\"\nalert-socket = \"" +
+            (rig.directory() / "alerts.sock").string() +
             "\"\nlisten = \"10.9.0.1\"\n[tls]\ncertificate = \"" +
             own.certificate.string() + "\"\nkey = \"" + own.key.string() +
             "\"\nauthorities = \"" + own.authorities.string() +
@@ -177,6 +178,99 @@ TEST_F(Switchd, ABootHostHasItselfCutOffThroughItsOwnPort)
     // The next clean epoch.
     goClean(2);
     EXPECT_TRUE(passes("boot0", address("boot0", 2)));
+}
+
+/** airlock-switch-alert with a command, as its unit starts it. */
+class SwitchdAlerts : public Switchd
+{
+  protected:
+    void startRelay(const std::string& command, unsigned every)
+    {
+        writeFileAtomic(rig.directory() / "command",
+                        "#!/bin/sh\n" + command + "\n", 0755);
+        writeFileAtomic(
+            rig.directory() / "alert.toml",
+            "socket = '" + (rig.directory() / "alerts.sock").string() +
+                "'\n[alert]\ntime = 3600\nevery = " + std::to_string(every) +
+                "\ncommand = '" + (rig.directory() / "command").string() +
+                "'\n");
+        SpawnOptions options;
+        options.argv = {AIRLOCK_SWITCH_ALERT, "--config",
+                        (rig.directory() / "alert.toml").string()};
+        relay.emplace(options);
+        ASSERT_TRUE(eventually([&] {
+            return std::filesystem::exists(rig.directory() / "alerts.sock");
+        }));
+    }
+
+    std::string said()
+    {
+        const auto file = rig.directory() / "said";
+        return std::filesystem::exists(file) ? readTextFile(file, 1U << 20)
+                                             : "";
+    }
+
+    std::size_t saidTimes(const std::string& what)
+    {
+        const std::string text = said();
+        std::size_t out = 0;
+        for (std::size_t at = 0;
+             (at = text.find(what, at)) != std::string::npos; at++)
+        {
+            out++;
+        }
+        return out;
+    }
+
+    std::optional<Process> relay;
+};
+
+constexpr const char* notAllowed = "frames with an address that is not allowed";
+
+/** And the command has no power over the switch. */
+TEST_F(SwitchdAlerts, ACommandIsRunForMissesAndNotForNews)
+{
+    startRelay("{ printf '%s\\n' \"$@\"; grep CapEff /proc/self/status; "
+               "nft list tables 2>&1; echo \"nft: $?\"; "
+               "echo end; } >>'" +
+                   (rig.directory() / "said").string() + "'",
+               3600);
+    // It could be done here, by who has the privilege.
+    EXPECT_TRUE(runProgram({{"nft", "list", "tables"}}).status.ok());
+    startDaemon();
+    enrollHost();
+    EXPECT_FALSE(passes("boot0", stranger));
+    EXPECT_TRUE(eventually([&] { return saidTimes("end\n") == 1; }));
+    EXPECT_THAT(said(), ::testing::StartsWith(std::string(notAllowed) +
+                                              "\nboot0\nboot1.example\n"));
+    EXPECT_THAT(said(), HasSubstr(stranger.text()));
+    EXPECT_THAT(said(), HasSubstr("CapEff:\t0000000000000000\n"));
+    EXPECT_THAT(said(), ::testing::Not(HasSubstr("nft: 0\n")));
+    // The news before the next one are not for it.
+    goClean(1);
+    rig.through("prod0", frame(everybody, address("boot0"), dataType));
+    EXPECT_TRUE(eventually([&] { return saidTimes("end\n") == 2; }));
+    EXPECT_THAT(logText(), HasSubstr("a port was opened"));
+    EXPECT_EQ(saidTimes("a port was"), 0U);
+}
+
+TEST_F(SwitchdAlerts, ACommandThatHangsHoldsUpNothing)
+{
+    startRelay("echo begun >>'" + (rig.directory() / "said").string() +
+                   "'; sleep 3600",
+               1);
+    startDaemon();
+    enrollHost();
+    EXPECT_FALSE(passes("boot0", stranger));
+    EXPECT_TRUE(eventually([&] { return saidTimes("begun") == 1; }));
+    relay->signal(SIGSTOP); // nor does who reads nothing any more
+    goClean(1);
+    EXPECT_TRUE(passes("boot0", address("boot0")));
+    EXPECT_EQ(call("cut", {{"port", "boot0"}})["port"]["state"], "cut-off");
+    EXPECT_FALSE(passes("boot0", address("boot0")));
+    goClean(2);
+    relay->kill();
+    EXPECT_EQ(daemon->terminate(20s).code, 0);
 }
 
 TEST_F(Switchd, RefusesCallersThatAreNotTheBootHost)

@@ -74,7 +74,7 @@ TEST_F(AlertsTest, ASilentWebhookHoldsUpNobody)
     settings.webhook = {false, "127.0.0.1", localPort(listener.get()), "/"};
     settings.time = std::chrono::hours(1);
     Alerts alerts(settings);
-    for (std::size_t i = 0; i < Alerts::maxWaiting + 5; i++)
+    for (std::size_t i = 0; i < AlertDelivery::maxWaiting + 5; i++)
     {
         EXPECT_TRUE(alerts.raise(alert("retrying")));
         alerts.changed("uuid-1");

@@ -1,10 +1,11 @@
 #include "common/file.hpp"
 #include "common/json.hpp"
 #include "common/progress.hpp"
+#include "isolated_story.hpp"
 #include "options.hpp"
 #include "report.hpp"
 #include "story.hpp"
-#include "tools/rig/contained.hpp"
+#include "tools/rigs/contained.hpp"
 
 #include <fmt/format.h>
 
@@ -19,7 +20,8 @@ namespace
 using namespace airlock;
 
 /** Says how to use the guest, and waits until it is switched off. */
-void keep(demo::Story& story)
+template <typename Story>
+void keep(Story& story)
 {
     rig::HostRig& host = story.host();
     std::string virsh = fmt::format("virsh -c '{}'", host.libvirt().uri());
@@ -38,16 +40,15 @@ void keep(demo::Story& story)
     fmt::print("The guest has powered off.\n");
 }
 
-int runDemo(const demo::Options& options)
+/** What both stories end with. */
+template <typename Story>
+int conclude(const demo::Options& options, Story& story, const Json& result,
+             bool held)
 {
-    demo::Story story(options, ProgressStyle::detect());
-    const demo::Outcome& outcome = story.run();
-    std::fputs(demo::render(outcome).c_str(), stdout);
     if (options.json)
     {
-        writeFileAtomic(*options.json, dumpJson(outcome.toJson()) + "\n");
+        writeFileAtomic(*options.json, dumpJson(result) + "\n");
     }
-    bool held = outcome.checks.allHeld();
     fmt::print("\n{}\n", held ? "Everything held."
                               : "Not everything held: see the table above.");
     if (options.keep)
@@ -55,6 +56,24 @@ int runDemo(const demo::Options& options)
         keep(story);
     }
     return held ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int runDemo(const demo::Options& options)
+{
+    demo::Story story(options, ProgressStyle::detect());
+    const demo::Outcome& outcome = story.run();
+    std::fputs(demo::render(outcome).c_str(), stdout);
+    return conclude(options, story, outcome.toJson(), outcome.checks.allHeld());
+}
+
+int runIsolated(const demo::Options& options)
+{
+    const TempDirectory directory("site");
+    demo::IsolatedStory story(directory.path(), *options.isolated,
+                              ProgressStyle::detect());
+    story.run();
+    std::fputs(story.render().c_str(), stdout);
+    return conclude(options, story, story.toJson(), story.checks().allHeld());
 }
 
 } // namespace
@@ -70,8 +89,10 @@ int main(int argc, char** argv)
     ::setenv("AIRLOCK_BUILD", parsed.options.build.c_str(), 1);
     try
     {
-        return rig::runContained("airlock",
-                                 [&] { return runDemo(parsed.options); });
+        return rig::runContained("airlock", [&] {
+            return parsed.options.isolated ? runIsolated(parsed.options)
+                                           : runDemo(parsed.options);
+        });
     }
     catch (const std::exception& error)
     {

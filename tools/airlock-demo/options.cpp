@@ -42,6 +42,10 @@ ParsedOptions parseOptions(int argc, char** argv)
     app.add_option("--build", options.build, "build directory")
         ->capture_default_str();
     app.add_option("--json", options.json, "write the result to this file");
+    app.add_option("--isolated", options.isolated,
+                   "boot in an isolated boot host, of the boot images in this "
+                   "directory; with a small guest")
+        ->check(CLI::ExistingDirectory);
     app.add_flag("--keep", options.keep,
                  "leave the guest running until Ctrl-C");
     try

@@ -22,6 +22,8 @@ struct Options
     std::uint64_t memory = 1ULL << 30;
     std::optional<std::filesystem::path> json;
     bool keep = false;
+    /** Boot in an isolated boot host, made from the images there. */
+    std::optional<std::filesystem::path> isolated;
 };
 
 /** Reads the command line; on --help or nonsense writes to the terminal and

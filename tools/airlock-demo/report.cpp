@@ -2,7 +2,7 @@
 
 #include "common/table.hpp"
 #include "devmodel/catalog/catalog.hpp"
-#include "tools/rig/job_stages.hpp"
+#include "tools/rigs/job_stages.hpp"
 
 #include <fmt/format.h>
 
@@ -144,11 +144,12 @@ std::string stepTable(const Outcome& outcome)
     return table.render(indent);
 }
 
-/** One row for each stage of a job, one column for each life. */
-std::string jobTable(const Outcome& outcome)
+} // namespace
+
+std::string jobTable(const std::vector<Json>& jobs)
 {
     std::vector<Table::Column> columns = {{"stage"}};
-    for (std::size_t i = 0; i < outcome.lives.size(); i++)
+    for (std::size_t i = 0; i < jobs.size(); i++)
     {
         columns.push_back(
             {"boot " + std::to_string(i + 1), Table::Align::right});
@@ -158,9 +159,9 @@ std::string jobTable(const Outcome& outcome)
     {
         std::vector<std::string> cells = {std::string(2 * stage.depth, ' ') +
                                           stage.name};
-        for (const Life& life : outcome.lives)
+        for (const Json& job : jobs)
         {
-            auto time = rig::secondsOf(life.job, stage);
+            auto time = rig::secondsOf(job, stage);
             cells.push_back(time ? seconds(*time) : "-");
         }
         table.row(std::move(cells));
@@ -178,8 +179,6 @@ std::string checkTable(const Checks& checks)
     return table.render(indent);
 }
 
-} // namespace
-
 std::string render(const Outcome& outcome)
 {
     std::string out = "\nDevices: before (full machine, booting), after "
@@ -190,7 +189,12 @@ std::string render(const Outcome& outcome)
     out += rangeTable("MMIO", outcome.full.mmio, outcome.stripped.mmio) + "\n";
     out += summaryTable(outcome) + "\nTime of each step\n\n";
     out += stepTable(outcome) + "\nTime of each stage of the boots\n\n";
-    out += jobTable(outcome) + "\nWhat was seen\n\n";
+    std::vector<Json> jobs;
+    for (const Life& life : outcome.lives)
+    {
+        jobs.push_back(life.job);
+    }
+    out += jobTable(jobs) + "\nWhat was seen\n\n";
     out += checkTable(outcome.checks);
     return out;
 }

@@ -4,7 +4,7 @@
 #include "common/process.hpp"
 #include "devmodel/vm/host_network.hpp"
 #include "devmodel/vm/kvm_probe.hpp"
-#include "tools/rig/boot_survey.hpp"
+#include "tools/rigs/boot_survey.hpp"
 
 #include <fmt/format.h>
 
@@ -23,9 +23,7 @@ constexpr const char* guestAddress = "192.0.2.2";
 constexpr const char* guestMac = "52:54:00:a1:0c:01";
 constexpr unsigned stepCount = 7;
 
-constexpr Milliseconds waitStep{200};
 constexpr Milliseconds answerTime = std::chrono::minutes(2);
-constexpr Milliseconds trapTime = std::chrono::minutes(5);
 constexpr Milliseconds bootTime = std::chrono::minutes(15);
 constexpr Milliseconds pingTime = std::chrono::seconds(30);
 /** Between two looks at the timers. */
@@ -184,8 +182,7 @@ void Story::startHost()
             fmt::format("firmware = \"{}\"", options_.firmware->string());
     }
     rig_.emplace(std::vector{domain}, settings);
-    events_.emplace();
-    connection_.emplace(rig_->libvirt().uri(), [](const std::string&) {});
+    watch_.emplace(*rig_);
     finish(step, "host",
            formatBytes(std::filesystem::file_size(options_.guest)) +
                " of disk");
@@ -207,59 +204,6 @@ void Story::writeMarker(vm::ConsoleShell& shell, const std::string& name)
 {
     Json answer = shell.probe("mark " + name, answerTime);
     markers_[name] = JsonField(answer, "airlock-probe").at("sha256").string();
-}
-
-std::string Story::lastJob()
-{
-    Json jobs = rig_->ask("jobs", {{"limit", 1}}).at("jobs");
-    return jobs.empty() ? "" : jobs.at(0).at("id").get<std::string>();
-}
-
-vm::Trap Story::waitTrap(Step& step)
-{
-    Deadline deadline(trapTime);
-    for (;;)
-    {
-        if (rig_->domainState() == "paused")
-        {
-            domain_ = connection_->activeDomains().at(0);
-            if (auto trap = vm::queryTrap(*domain_).trap)
-            {
-                return *trap;
-            }
-        }
-        if (deadline.passed())
-        {
-            throw TimedOut("the guest was not seen trapped; " + rig_->logs());
-        }
-        step.note("waiting for the trap");
-        std::this_thread::sleep_for(waitStep);
-    }
-}
-
-/** The job that is over when the guest is back. */
-Json Story::waitReturn(const std::string& lastJob, Step& step)
-{
-    Deadline deadline(bootTime);
-    for (;;)
-    {
-        Json status = rig_->ask("status", {{"vm", spec_.name}});
-        std::string state = status.at("vm").at("state");
-        const Json& jobs = status.at("jobs");
-        if (state == "running" && !jobs.empty() &&
-            jobs.at(0).at("id") != lastJob)
-        {
-            return jobs.at(0);
-        }
-        if (state == "held" || deadline.passed())
-        {
-            throw Error("the guest does not come back: " +
-                        status.at("vm").at("reason").get<std::string>() + "; " +
-                        rig_->logs());
-        }
-        step.note(state);
-        std::this_thread::sleep_for(waitStep);
-    }
 }
 
 void Story::start()
@@ -284,15 +228,19 @@ void Story::live(const std::string& name, const std::string& how)
     {
         bool first = outcome_.lives.empty();
         Step step(style_, title(how + ": trap, boot elsewhere, return"));
-        std::string last = first ? "" : lastJob();
+        const std::string last = rig_->lastJob();
         first ? start() : rebootFromInside();
-        vm::Trap trap = waitTrap(step);
+        const vm::Trap trap =
+            watch_->waitTrap([&] { step.note("waiting for the trap"); });
         std::string wanted = first        ? "cold-start"
                              : hasShell() ? "port"
                                           : "system-reset";
         outcome_.checks.add(name + ": began with a trap", trap.cause == wanted,
                             describe(trap));
-        Json job = waitReturn(last, step);
+        Json job =
+            rig_->waitReturn(last, bootTime, [&](const std::string& state) {
+                step.note(state);
+            });
         outcome_.checks.add(
             name + ": booted by the boot server", job.at("result") == "done",
             "job " + job.at("id").get<std::string>().substr(0, 8) + " " +
@@ -301,7 +249,7 @@ void Story::live(const std::string& name, const std::string& how)
         finish(step, name + ": away", "trapped: " + describe(trap));
     }
     Step step(style_, title("The guest on the production machine"));
-    outcome_.stripped = vm::survey(*domain_);
+    outcome_.stripped = vm::survey(watch_->domain());
     if (hasShell())
     {
         rig_->waitReborn(answerTime);

@@ -4,12 +4,10 @@
 #include "common/progress.hpp"
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/survey.hpp"
-#include "devmodel/vm/trapped_vm.hpp"
-#include "hostagent/hypervisor/libvirt.hpp"
+#include "domain_watch.hpp"
 #include "options.hpp"
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
-#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -67,9 +65,6 @@ class Story
     void live(const std::string& name, const std::string& how);
     void start();
     void rebootFromInside();
-    vm::Trap waitTrap(Step& step);
-    Json waitReturn(const std::string& lastJob, Step& step);
-    std::string lastJob();
     void lookAround(const std::string& name);
     void checkWitness();
     void checkNetwork(const std::string& name, const Json& report);
@@ -93,9 +88,7 @@ class Story
     vm::QemuBuilds qemu_;
     vm::GuestSpec spec_;
     std::optional<rig::HostRig> rig_;
-    std::optional<host::LibvirtEventLoop> events_;
-    std::optional<host::Connection> connection_;
-    std::shared_ptr<host::Domain> domain_;
+    std::optional<DomainWatch> watch_;
     Json markers_ = Json::object(); ///< name -> digest
     bool witness_ = false;
     Outcome outcome_;

@@ -25,17 +25,24 @@ namespace
 constexpr std::size_t framesAtOnce = 64;
 constexpr std::chrono::milliseconds longestWait{1000};
 
-/** For rules on what the agent tells; listed in airlock-switchd(8). */
-const char* messageId(log::Level level)
+/** How grave something is that the agent tells. */
+struct Gravity
+{
+    const char* word;      ///< for those who follow
+    const char* messageId; ///< for rules on the journal
+};
+
+/** Listed in airlock-switchd(8). */
+Gravity gravityOf(log::Level level)
 {
     switch (level)
     {
     case log::Level::error:
-        return "9cebc638f83f42849c40dd430f7f1ee4";
+        return {"error", "9cebc638f83f42849c40dd430f7f1ee4"};
     case log::Level::warning:
-        return "31cf13d28d7649e685e1997a109f99d7";
+        return {"warning", "31cf13d28d7649e685e1997a109f99d7"};
     default:
-        return "36c73b3d5cfb4cd7b6bd7eb6bdf2b2e1";
+        return {"news", "36c73b3d5cfb4cd7b6bd7eb6bdf2b2e1"};
     }
 }
 
@@ -278,9 +285,10 @@ class SwitchAgent::Impl : public Fabric
               const std::vector<log::Field>& fields)
     {
         std::vector<log::Field> logged = fields;
-        logged.emplace_back("MESSAGE_ID", messageId(level));
+        const Gravity gravity = gravityOf(level);
+        logged.emplace_back("MESSAGE_ID", gravity.messageId);
         log::write(level, message, logged);
-        Json event = {{"what", std::string(message)}};
+        Json event = {{"what", std::string(message)}, {"level", gravity.word}};
         for (const auto& [name, value] : fields)
         {
             event[std::string(name)] = value;

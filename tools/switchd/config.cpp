@@ -52,6 +52,7 @@ void readTables(TomlTable& top, Config& out)
     top.text("bridge", agent.bridge);
     top.path("state", agent.state);
     top.path("socket", out.socket);
+    top.path("alert-socket", out.alertSocket);
     top.text("listen", out.address);
     top.number("port-number", out.port, 1);
     top.number("ethertype", agent.etherType, firstEtherType, 0xFFFF);

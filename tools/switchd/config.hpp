@@ -25,6 +25,8 @@ struct Config
                               "/etc/airlock/switchd.key",
                               "/etc/airlock/ca.crt"};
     http::ServerLimits limits;
+    /** Where airlock-switch-alert listens; empty: nowhere. */
+    std::filesystem::path alertSocket;
 };
 
 /** Throws Error with file, line and what is wrong: a syntax error, an unknown

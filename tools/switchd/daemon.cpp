@@ -5,6 +5,7 @@
 #include "common/log.hpp"
 #include "common/stop_signals.hpp"
 #include "tools/switchd/agent.hpp"
+#include "tools/switchd/alert_socket.hpp"
 #include "tools/switchd/config.hpp"
 #include "tools/switchd/methods.hpp"
 #include "tools/switchd/service.hpp"
@@ -60,8 +61,11 @@ void serve(const Config& config)
     socket.path = config.socket;
     socket.daemon = {"the switch agent", "airlock-switchd"};
     control::Server control(socket);
-    SwitchAgent agent(config.agent,
-                      [&](const Json& event) { control.publish(event); });
+    AlertSocket alerts(config.alertSocket);
+    SwitchAgent agent(config.agent, [&](const Json& event) {
+        control.publish(event);
+        alerts.pass(event);
+    });
     addMethods(control, agent, AIRLOCK_VERSION);
     http::Server http(serverOptions(config),
                       std::make_shared<tls::Context>(

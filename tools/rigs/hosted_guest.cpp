@@ -1,4 +1,4 @@
-#include "tools/rig/hosted_guest.hpp"
+#include "tools/rigs/hosted_guest.hpp"
 
 #include "common/error.hpp"
 #include "common/json.hpp"

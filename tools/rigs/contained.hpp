@@ -1,5 +1,8 @@
 #pragma once
 
+#include <sys/types.h>
+
+#include <filesystem>
 #include <functional>
 #include <string>
 
@@ -15,5 +18,11 @@ namespace airlock::rig
  * Throws SystemError.
  */
 int runContained(const std::string& name, const std::function<int()>& body);
+
+/** The same in a directory that is there and stays. Calls `started` with the
+ * child's process id; who knows it can enter its namespaces. */
+int runContainedIn(const std::filesystem::path& directory,
+                   const std::function<int()>& body,
+                   const std::function<void(pid_t)>& started = {});
 
 } // namespace airlock::rig

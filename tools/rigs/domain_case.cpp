@@ -1,4 +1,4 @@
-#include "tools/rig/domain_case.hpp"
+#include "tools/rigs/domain_case.hpp"
 
 #include "devmodel/vm/guest_spec.hpp"
 

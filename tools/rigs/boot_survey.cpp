@@ -1,4 +1,4 @@
-#include "tools/rig/boot_survey.hpp"
+#include "tools/rigs/boot_survey.hpp"
 
 #include "common/error.hpp"
 #include "common/file.hpp"

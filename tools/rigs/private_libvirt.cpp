@@ -1,8 +1,8 @@
-#include "tools/rig/private_libvirt.hpp"
+#include "tools/rigs/private_libvirt.hpp"
 
 #include "common/error.hpp"
 #include "common/file.hpp"
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/logged.hpp"
 
 #include <fmt/format.h>
 #include <sched.h>

@@ -1,8 +1,8 @@
-#include "tools/rig/contained.hpp"
+#include "tools/rigs/contained.hpp"
 
 #include "common/error.hpp"
 #include "common/file.hpp"
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include <sched.h>
 #include <sys/mount.h>
@@ -115,6 +115,13 @@ int runContained(const std::string& name, const std::function<int()>& body)
 {
     preferVarTmp();
     TempDirectory directory(name);
+    return runContainedIn(directory.path(), body);
+}
+
+int runContainedIn(const std::filesystem::path& directory,
+                   const std::function<int()>& body,
+                   const std::function<void(pid_t)>& started)
+{
     if (::unshare(CLONE_NEWPID | CLONE_NEWNS) != 0 ||
         ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0)
     {
@@ -129,7 +136,11 @@ int runContained(const std::string& name, const std::function<int()>& body)
     }
     if (child == 0)
     {
-        runInit(directory.path(), body);
+        runInit(directory, body);
+    }
+    if (started)
+    {
+        started(child);
     }
     return waitFor(child);
 }

@@ -1,13 +1,14 @@
-#include "tools/rig/host_rig.hpp"
+#include "tools/rigs/host_rig.hpp"
 
 #include "common/error.hpp"
 #include "common/pki.hpp"
 #include "common/tls.hpp"
-#include "devmodel/vm/qemu_argv.hpp"
 #include "hostagent/control/client.hpp"
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/logged.hpp"
 
 #include <fmt/format.h>
+
+#include <thread>
 
 namespace airlock::rig
 {
@@ -24,10 +25,8 @@ HostRig::HostRig(const GuestCase& guest) : HostRig({DomainCase{"demo", guest}})
 {}
 
 HostRig::HostRig(std::vector<DomainCase> domains, RigSettings settings)
-    : directory_("airlock-host"),
-      builds_(std::filesystem::absolute(vm::defaultBuildDirectory())),
-      settings_(std::move(settings)), libvirt_(directory_.path() / "libvirt"),
-      bootd_(settings_.servers.size())
+    : directory_("airlock-host"), settings_(std::move(settings)),
+      libvirt_(directory_.path() / "libvirt"), bootd_(settings_.servers.size())
 {
     writeCertificates();
     writeHostConfiguration();
@@ -39,6 +38,10 @@ HostRig::HostRig(std::vector<DomainCase> domains, RigSettings settings)
     }
     for (std::size_t i = 0; i < settings_.servers.size(); i++)
     {
+        if (!settings_.servers[i].host.empty())
+        {
+            continue;
+        }
         writeBootConfiguration(i);
         if (settings_.daemons)
         {
@@ -55,7 +58,9 @@ HostRig::~HostRig() = default;
 
 void HostRig::writeCertificates()
 {
-    pki::Credential authority = pki::makeAuthority("airlock-test");
+    const pki::Credential authority = settings_.authority
+                                          ? *settings_.authority
+                                          : pki::makeAuthority("airlock-test");
     writeFileAtomic(path() / "ca.crt", authority.certificate);
     for (const char* role : {tls::hostRole, tls::bootRole})
     {
@@ -89,15 +94,17 @@ booted = "{4}"
                     settings_.tables, settings_.booted);
     for (std::size_t i = 0; i < settings_.servers.size(); i++)
     {
+        const BootServerCase& server = settings_.servers[i];
+        const bool here = server.host.empty();
         text += fmt::format(R"(
 [[server]]
 name = "{}"
-host = "127.0.0.1"
+host = "{}"
 port = {}
 weight = {}
 )",
-                            settings_.servers[i].name, bootPort + i,
-                            settings_.servers[i].weight);
+                            server.name, here ? "127.0.0.1" : server.host,
+                            here ? bootPort + i : server.port, server.weight);
     }
     writeFileAtomic(path() / "hostd.toml", text);
 }
@@ -114,7 +121,7 @@ void HostRig::writeBootConfiguration(std::size_t server)
     std::string qemu = settings_.servers[server].qemu;
     if (qemu.empty())
     {
-        qemu = builds_ / "qemu/boot/qemu-system-x86_64";
+        qemu = builtQemu("boot");
     }
     writeFileAtomic(bootName(server, ".toml"),
                     fmt::format(R"(listen = "127.0.0.1"
@@ -128,12 +135,12 @@ authorities = "{1}/ca.crt"
 
 [boot]
 qemu = "{5}"
-bootrun = "{0}/cpp/bootsrv/airlock-bootrun"
+bootrun = "{0}"
 {3}
 )",
-                                builds_.string(), path().string(),
-                                bootPort + server, settings_.boot,
-                                bootName(server, ""), qemu));
+                                program("bootsrv/airlock-bootrun"),
+                                path().string(), bootPort + server,
+                                settings_.boot, bootName(server, ""), qemu));
 }
 
 void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
@@ -151,9 +158,8 @@ void HostRig::define(const HostedGuest& guest, const DomainCase& domain,
                   guest.image());
         disks = imageDisk(guest.image());
     }
-    std::filesystem::path qemu = builds_ / "qemu" /
-                                 (domain.plain ? "boot" : "production") /
-                                 "qemu-system-x86_64";
+    const std::filesystem::path qemu =
+        builtQemu(domain.plain ? "boot" : "production");
     std::filesystem::path file = path() / (domain.name + ".xml");
     writeFileAtomic(file, domainXml(domain, index, disks, qemu, path()));
     libvirt_.virsh({"define", file.string()});
@@ -176,8 +182,42 @@ void HostRig::startBootd(std::size_t server)
 
 Json HostRig::ask(const std::string& method, Json parameters) const
 {
-    return host::control::Client(path() / "hostd.sock")
-        .call(method, std::move(parameters));
+    return host::control::Client(socket()).call(method, std::move(parameters));
+}
+
+std::string HostRig::lastJob() const
+{
+    const Json jobs = ask("jobs", {{"limit", 1}}).at("jobs");
+    return jobs.empty() ? "" : jobs.at(0).at("id").get<std::string>();
+}
+
+Json HostRig::waitReturn(
+    const std::string& lastJob, Milliseconds timeout,
+    const std::function<void(const std::string&)>& tick) const
+{
+    for (Deadline deadline(timeout);;)
+    {
+        const Json status = ask("status", {{"vm", domain()}});
+        const std::string state = status.at("vm").at("state");
+        const Json& jobs = status.at("jobs");
+        if (state == "running" && !jobs.empty() &&
+            jobs.at(0).at("id") != lastJob)
+        {
+            return jobs.at(0);
+        }
+        const std::string reason = status.at("vm").at("reason");
+        if (state == "held")
+        {
+            throw Error("the guest is held: " + reason + "; " + logs());
+        }
+        if (deadline.passed())
+        {
+            throw TimedOut("the guest does not come back, it is " + state +
+                           ": " + reason + "; " + logs());
+        }
+        tick(state);
+        std::this_thread::sleep_for(Milliseconds(200));
+    }
 }
 
 std::string HostRig::logs() const

@@ -2,9 +2,12 @@
 
 #include "common/file.hpp"
 #include "common/json.hpp"
-#include "tools/rig/hosted_guest.hpp"
+#include "common/pki.hpp"
+#include "tools/rigs/built.hpp"
+#include "tools/rigs/hosted_guest.hpp"
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -19,6 +22,9 @@ struct BootServerCase
     std::string name = "boot1";
     unsigned weight = 1;
     std::string qemu = {}; ///< empty: the one that was built
+    /** One that is somewhere else already; empty: it is started here. */
+    std::string host = {};
+    std::uint16_t port = 7420; ///< of one with a host
 };
 
 struct RigSettings
@@ -29,6 +35,8 @@ struct RigSettings
     bool daemons = true;          ///< libvirt only if not
     std::string tables;           ///< more tables for hostd.toml
     std::vector<BootServerCase> servers = {{}};
+    /** Of all certificates; without it there is one of our own. */
+    std::optional<pki::Credential> authority = {};
 };
 
 /** One production host and its boot servers on this machine: libvirt, both
@@ -52,6 +60,14 @@ class HostRig
     Process& bootd(std::size_t server = 0) { return *bootd_.at(server); }
     /** A call of the host agent's control socket, as airlockctl does it. */
     Json ask(const std::string& method, Json parameters = Json::object()) const;
+    std::filesystem::path socket() const { return path() / "hostd.sock"; }
+    /** Id of the job that began last; empty when there was none. */
+    std::string lastJob() const;
+    /** Waits until the first guest is back from another job than that; that
+     * job as the history has it. Calls `tick` with the guest's state. Error
+     * when it is held, TimedOut when it does not come. */
+    Json waitReturn(const std::string& lastJob, Milliseconds timeout,
+                    const std::function<void(const std::string&)>& tick) const;
 
     // Of the first guest, see HostedGuest.
     const std::string& domain() const { return guests_.front()->name(); }
@@ -68,9 +84,9 @@ class HostRig
 
     std::string logs() const;
     /** One of ours: "tools/airlockctl/airlockctl". */
-    std::string program(const std::string& relative) const
+    static std::string program(const std::string& relative)
     {
-        return (builds_ / "cpp" / relative).string();
+        return builtProgram(relative);
     }
     const std::filesystem::path& path() const { return directory_.path(); }
 
@@ -83,7 +99,6 @@ class HostRig
                 std::size_t index);
 
     TempDirectory directory_;
-    std::filesystem::path builds_;
     RigSettings settings_;
     PrivateLibvirt libvirt_;
     std::vector<std::unique_ptr<HostedGuest>> guests_;

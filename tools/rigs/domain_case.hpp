@@ -1,6 +1,6 @@
 #pragma once
 
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include <filesystem>
 #include <functional>

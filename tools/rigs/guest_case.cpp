@@ -1,4 +1,4 @@
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include "common/error.hpp"
 #include "common/process.hpp"

@@ -1,8 +1,8 @@
 #pragma once
 
 #include "common/console.hpp"
-#include "tools/rig/domain_case.hpp"
-#include "tools/rig/private_libvirt.hpp"
+#include "tools/rigs/domain_case.hpp"
+#include "tools/rigs/private_libvirt.hpp"
 
 #include <filesystem>
 #include <functional>

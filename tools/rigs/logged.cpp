@@ -1,4 +1,4 @@
-#include "tools/rig/logged.hpp"
+#include "tools/rigs/logged.hpp"
 
 #include "common/file.hpp"
 

@@ -1,0 +1,223 @@
+#include "tools/rigs/isolated_rig.hpp"
+
+#include "bootsrv/capsule/enrol.hpp"
+#include "bootsrv/machine/kept.hpp"
+#include "common/file.hpp"
+#include "common/sha256.hpp"
+#include "common/tls.hpp"
+#include "tools/rigs/capsule_at_work.hpp"
+#include "tools/rigs/logged.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <thread>
+
+namespace airlock::rig
+{
+
+namespace
+{
+
+namespace fs = std::filesystem;
+
+constexpr Milliseconds bootTime = std::chrono::minutes(8);
+constexpr Milliseconds waitStep{200};
+constexpr std::size_t maxText = 1U << 20;
+constexpr std::size_t maxLog = 64U << 20;
+constexpr std::uint16_t bootServerPort = 7420;
+constexpr std::uint16_t metricsPort = 9557;
+
+constexpr const char* managementBridge = "mgmt";
+constexpr const char* administratorAddress = "10.10.0.1/24";
+constexpr const char* switchManagement = "10.10.0.2/24";
+constexpr const char* hostManagement = "10.10.0.3/24";
+
+NetNamespace enterProduction()
+{
+    enterPrivateNamespaces();
+    return NetNamespace::current();
+}
+
+} // namespace
+
+capsule::CapsuleParts partsOf(const BootHostCase& boot)
+{
+    const fs::path site = boot.images / "site";
+    capsule::CapsuleParts out;
+    out.images = {boot.images / "clean.efi", boot.images / "dirty.efi"};
+    out.keys = {readTextFile(site / "platform.crt", maxText),
+                readTextFile(site / "exchange.crt", maxText),
+                readTextFile(site / "images.crt", maxText)};
+    out.stagingSize = boot.stagingBytes;
+    return out;
+}
+
+IsolatedRig::IsolatedRig(fs::path directory, BootHostCase boot)
+    : directory_(std::move(directory)), bootCase_(std::move(boot)),
+      authority_(pki::makeAuthority("airlock-rig")),
+      net_(directory_, authority_, enterProduction())
+{
+    plugAdministrator();
+    net_.startAgent();
+    net_.call("enroll", {{"port", SwitchedHosts::bootPort},
+                         {"host", bootHostName},
+                         {"method", "mac96"},
+                         {"root", toHex(root_.view())}});
+    plugIn(net_.boot());
+}
+
+/** A network that is not that of boot hosts, as a site should have it. */
+void IsolatedRig::plugAdministrator()
+{
+    auto cable = [](const char* name, const NetNamespace& far,
+                    const char* address) {
+        runTool({"ip", "link", "add", name, "type", "veth", "peer", "name",
+                 "mgmt0", "netns", far.path()});
+        runTool({"ip", "link", "set", name, "master", managementBridge, "up"});
+        far.run([&] {
+            runTool({"ip", "address", "add", address, "dev", "mgmt0"});
+            runTool({"ip", "link", "set", "mgmt0", "up"});
+            // Neither is a way from one network into the other.
+            writeAll(openFile("/proc/sys/net/ipv4/ip_forward", O_WRONLY).get(),
+                     asBytes("0"));
+        });
+    };
+    administrator_.run([&] {
+        runTool({"ip", "link", "set", "lo", "up"});
+        runTool({"ip", "link", "add", managementBridge, "type", "bridge"});
+        runTool({"ip", "address", "add", administratorAddress, "dev",
+                 managementBridge});
+        runTool({"ip", "link", "set", managementBridge, "up"});
+        cable("switch0", net_.theSwitch(), switchManagement);
+        cable("host0", net_.production(), hostManagement);
+    });
+}
+
+Json IsolatedRig::site() const
+{
+    const pki::Credential own =
+        pki::issue(authority_,
+                   {bootHostName, tls::bootRole, {SwitchedHosts::bootAddress}});
+    machine::Site out;
+    out.tls = {own.certificate, own.key, authority_.certificate};
+    out.listen = "0.0.0.0";
+    out.port = bootServerPort;
+    out.network = {std::string(SwitchedHosts::bootAddress) + "/24", ""};
+    out.switchTo.emplace();
+    out.switchTo->host = SwitchedHosts::switchAddress;
+    out.switchTo->leaseSeconds = SwitchedHosts::leaseSeconds;
+    return out.toJson();
+}
+
+void IsolatedRig::enrol()
+{
+    const capsule::CapsuleParts parts = partsOf(bootCase_);
+    capsule_.emplace(capsule::Capsule::create(directory_ / "capsule", parts));
+    const trust::Key key = trust::privateKeyFromPem(
+        readTextFile(bootCase_.images / "site" / "policy.key", maxText),
+        "policy.key");
+    capsule::CapsuleOptions options;
+    options.tap = capsuleTap;
+    options.cpus = bootCase_.cpus;
+    options.memoryMiB = bootCase_.memoryMiB;
+    net_.boot().run([&] {
+        machine::EnrolmentRequest request;
+        request.name = bootHostName;
+        request.addressRoot = Secret(root_.view());
+        request.site = site();
+        capsule::enrollCapsule(*capsule_, options, {key, parts.images.clean, 1},
+                               std::move(request), bootTime);
+    });
+}
+
+void IsolatedRig::startBootHost()
+{
+    std::vector<std::string> argv = inside(net_.boot());
+    argv.insert(argv.end(),
+                {builtProgram("bootsrv/airlock-bootd"), "capsule", "run",
+                 (directory_ / "capsule").string(), "--tap", capsuleTap,
+                 "--cpus", std::to_string(bootCase_.cpus), "--memory",
+                 std::to_string(bootCase_.memoryMiB)});
+    bootHost_.emplace(spawnLogged(argv, bootLog()));
+}
+
+void IsolatedRig::waitClean(Milliseconds time,
+                            const std::function<void()>& tick)
+{
+    for (Deadline deadline(time); net_.port()["state"] != "open";)
+    {
+        if (deadline.passed() || !bootHost_->running())
+        {
+            throw TimedOut("the boot host does not get to the network: " +
+                           logs());
+        }
+        if (tick)
+        {
+            tick();
+        }
+        std::this_thread::sleep_for(waitStep);
+    }
+}
+
+HostRig& IsolatedRig::startProduction(const DomainCase& domain)
+{
+    BootServerCase server;
+    server.name = bootHostName;
+    server.host = SwitchedHosts::bootAddress;
+    server.port = bootServerPort;
+    RigSettings settings;
+    settings.servers = {server};
+    settings.authority = authority_;
+    // A guest in a guest, without hardware help, and two starts of the boot
+    // host around it.
+    settings.reboot = "limit = 1500";
+    settings.tables =
+        fmt::format("[metrics]\nlisten = \"{}:{}\"\n",
+                    std::string_view(hostManagement)
+                        .substr(0, std::string_view(hostManagement).find('/')),
+                    metricsPort);
+    production_ = std::make_unique<HostRig>(std::vector{domain}, settings);
+    return *production_;
+}
+
+boot::Client IsolatedRig::client()
+{
+    const pki::Credential own = pki::issue(
+        authority_, {"host1", tls::hostRole, {SwitchedHosts::hostAddress}});
+    const tls::Identity files = {directory_ / "host1.crt",
+                                 directory_ / "host1.key",
+                                 directory_ / "ca.crt"};
+    writeFileAtomic(files.certificate, own.certificate);
+    writeFileAtomic(files.key, own.key, 0600);
+    return {{SwitchedHosts::bootAddress, bootServerPort, tls::bootRole},
+            std::make_shared<tls::Context>(files, tls::Context::Side::client)};
+}
+
+std::string IsolatedRig::mode() const
+{
+    constexpr std::string_view mark = "A mode starts MODE=";
+    constexpr std::size_t length = 5; // of "clean" and "dirty"
+    if (!fs::exists(bootLog()))
+    {
+        return "off";
+    }
+    const std::string text = readTextFile(bootLog(), maxLog);
+    const std::size_t at = text.rfind(mark);
+    return at == std::string::npos ? "off"
+                                   : text.substr(at + mark.size(), length);
+}
+
+fs::path IsolatedRig::console() const
+{
+    return directory_ / "capsule" / "console";
+}
+
+std::string IsolatedRig::logs() const
+{
+    return "switch: " + endOf(directory_ / "switchd.log") +
+           "\nboot host: " + endOf(bootLog()) +
+           "\nits console: " + endOf(console());
+}
+
+} // namespace airlock::rig
