@@ -363,7 +363,7 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
         }
     }
     CapsuleOptions machine = options;
-    if (dirty)
+    if (dirty && !options.keepCard)
     {
         // The switch has shut its port; without a card there is nothing that
         // could send. What clean mode is sealed to is measured in a start with

@@ -38,11 +38,14 @@ struct CapsuleOptions
     unsigned memoryMiB = 1024;
     unsigned cpus = 1;
     /** A tap device that is there already; empty: no network card. Dirty mode
-     * has none in any case. */
+     * has none in any case but keepCard. */
     std::string tap;
     /** As a real machine: variables and partition tables stay as dirty mode
      * has left them, and the images are on a disk that it can write. */
     bool keepAll = false;
+    /** For tests: as a machine whose card nobody can take away, dirty mode has
+     * it too. Then the switch is all that is between it and the network. */
+    bool keepCard = false;
 };
 
 /** How the life of one mode ended. */
