@@ -54,7 +54,8 @@ SwitchNet::SwitchNet(MachineRig& machine) : machine_(machine)
         runTool({"ip", "link", "set", "eth0", "up"});
         runTool({"ip", "address", "add", std::string(hostAddress) + "/24",
                  "dev", "eth0"});
-        own_.insert(addressOf("eth0"));
+        productionMac_ = addressOf("eth0");
+        own_.insert(productionMac_);
         prodEnd_ = std::make_unique<CableEnd>("eth0");
     });
 }
@@ -71,6 +72,21 @@ void SwitchNet::setUpMachine(machine::ProofMethod method)
     site.method = method;
     site.leaseSeconds = 6;
     machine_.site.switchTo = site;
+}
+
+void SwitchNet::plugInTap()
+{
+    switch_.run([this] {
+        runTool({"ip", "link", "delete", "boot0"});
+        runTool({"ip", "tuntap", "add", "boot0", "mode", "tap"});
+        runTool({"ip", "link", "set", "boot0", "addrgenmode", "none"});
+        runTool({"ip", "link", "set", "boot0", "master", "br0", "up"});
+        // A bridge takes the lowest address of its ports.
+        for (const char* link : {"br0", "boot0"})
+        {
+            own_.insert(addressOf(link));
+        }
+    });
 }
 
 void SwitchNet::startAgent()
@@ -154,7 +170,7 @@ std::size_t SwitchNet::framesOfOthers()
     std::size_t out = 0;
     for (const Caught& caught : prodEnd_->take())
     {
-        out += own_.contains(caught.source()) ? 0U : 1U;
+        out += isOwn(caught.source()) ? 0U : 1U;
     }
     return out;
 }

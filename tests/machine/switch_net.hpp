@@ -23,6 +23,10 @@ class SwitchNet
 
     /** Has the machine's site and its namespace fit; before install(). */
     void setUpMachine(machine::ProofMethod method);
+    /** A tap takes the place of the boot host's cable: a machine whose QEMU is
+     * started in the switch's namespace is plugged in there. Before
+     * startAgent(). */
+    void plugInTap();
     void startAgent();
     /** The agent's control socket. */
     Json call(const std::string& method, Json parameters = Json::object());
@@ -32,6 +36,7 @@ class SwitchNet
 
     const NetNamespace& production() const { return production_; }
     const NetNamespace& boot() const { return boot_; }
+    const NetNamespace& switchSide() const { return switch_; }
     /** A host agent on the production host; to be used there. */
     boot::Client client(const std::string& name = "host1");
     /** Of the boot host's interface. */
@@ -39,6 +44,15 @@ class SwitchNet
     /** Frames that came out of the production port since the last call and are
      * neither the switch's nor the production host's own. */
     std::size_t framesOfOthers();
+    /** All of them, whoever they say they are from. */
+    std::vector<Caught> atProduction() { return prodEnd_->take(); }
+    /** Whether the switch or the production host has this address. */
+    bool isOwn(const MacAddress& address) const
+    {
+        return own_.contains(address);
+    }
+    /** Of the production host's end of the cable. */
+    const MacAddress& productionAddress() const { return productionMac_; }
 
     Process& agent() { return *agent_; }
     std::string log() const;
@@ -50,6 +64,7 @@ class SwitchNet
     NetNamespace production_;
     std::unique_ptr<CableEnd> prodEnd_;
     std::set<MacAddress> own_;
+    MacAddress productionMac_;
     std::optional<Process> agent_;
 };
 

@@ -10,7 +10,7 @@ modes_image() {
     shift 2
     logged "modes-image-$mode" "$TOOLS/build-boot-image" \
         --site "$modes/site" --mode "$mode" --output "$to" \
-        --kernel-cache "$modes/kernel" \
+        --kernel-cache "$AIRLOCK_BUILD/boot-kernel" \
         --init "$CPP/tests/modes/modes_${mode}_probe" "$@"
 }
 
@@ -22,9 +22,7 @@ same_images() {
 
 run_suite() {
     local modes=$AIRLOCK_BUILD/modes
-    mkdir -p "$modes"
-    [[ -d $modes/site ]] ||
-        "$TOOLS/build-boot-image" --new-site "$modes/site" || return
+    site_in "$modes" || return
     if ! { modes_image clean "$modes" &&
         modes_image clean "$modes/second" --generation 2 &&
         modes_image dirty "$modes" --add "$modes/site/policy.pem=/policy.pem"; }
