@@ -318,6 +318,27 @@ TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
     EXPECT_FALSE(store.read().request);
     const ModeEnd end = other.run({}, false, bootTime);
     EXPECT_EQ(said(end, "secrets").size(), 64U) << end.console;
+
+    // The site enrols it anew: what it was sealed before counts no more.
+    record = store.read();
+    const auto older = record.blob;
+    approveEnrolment(record, approval(), request("two"));
+    store.write(record);
+    other.run({}, false, bootTime);
+    record = store.read();
+    ASSERT_TRUE(record.blob && older);
+    ASSERT_NE(record.blob->marshal(), older->marshal());
+    const auto newest = std::exchange(record.blob, older);
+    store.write(record);
+    const ModeEnd replayed = other.run({}, false, bootTime);
+    EXPECT_THAT(replayed.console, HasSubstr("in force"));
+    EXPECT_THAT(replayed.console, Not(HasSubstr("probe secrets")));
+    record = store.read();
+    record.blob = newest;
+    store.write(record);
+    const ModeEnd again = other.run({}, false, bootTime);
+    EXPECT_EQ(said(again, "secrets").size(), 64U) << again.console;
+    EXPECT_NE(said(again, "secrets"), said(end, "secrets"));
 }
 
 TEST_F(ModesTest, InstalledDiskHasTheImagesAndEmptyParts)
