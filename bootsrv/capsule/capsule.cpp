@@ -521,7 +521,7 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
     const bool all = !dirty || options.dirtyHasAll || options.keepAll;
     return RunningMode(directory_, options,
                        {.dirty = dirty,
-                        .network = !dirty,
+                        .network = !dirty || options.keepCard,
                         .tpm = all,
                         .data = all,
                         .writesImages = options.keepAll},

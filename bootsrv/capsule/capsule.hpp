@@ -40,7 +40,7 @@ struct CapsuleOptions
     unsigned memoryMiB = 1024;
     unsigned cpus = 1;
     /** A tap device that is there already; empty: no network card. Dirty mode
-     * has none in any case. */
+     * has none in any case but keepCard. */
     std::string tap;
     /** Around QEMU and TPM; nothing: they are as this process is. */
     std::optional<Fence> fence;
@@ -51,6 +51,9 @@ struct CapsuleOptions
      * dirty mode has left them too, and the images are on a disk that it can
      * write. */
     bool keepAll = false;
+    /** For tests: as a machine whose card nobody can take away, dirty mode has
+     * it too. Then the switch is all that is between it and the network. */
+    bool keepCard = false;
 };
 
 /** What of a capsule a mode is given. */

@@ -28,7 +28,8 @@ class DirtyRun
 {
   public:
     DirtyRun(const DirtySetup& setup, Blocks& staging, const Secret& key)
-        : setup_(setup), staging_(staging), request_(readRequest(staging, key)),
+        : setup_(setup), staging_(staging),
+          request_(stagedRequest(staging, key)),
           layout_(Layout::of(request_, staging.bytes())),
           in_(staging, layout_.in, key, inArea),
           out_(staging, layout_.out, key, outArea), run_(prepareWork(key))
@@ -60,19 +61,6 @@ class DirtyRun
     }
 
   private:
-    static boot::JobRequest readRequest(Blocks& staging, const Secret& key)
-    {
-        CryptArea first(staging, Layout::firstArea(), key, inArea);
-        Slot slot = Layout::requestSlot();
-        std::optional<RecordHead> head = findRecord(first, slot);
-        if (!head)
-        {
-            throw Refused("staging", "has no job request");
-        }
-        Bytes text = readRecord(first, slot, *head);
-        return boot::JobRequest::parse(asText(text));
-    }
-
     fs::path prepareWork(const Secret& key) const
     {
         fs::path work = setup_.work;

@@ -301,4 +301,17 @@ Bytes readRecord(const CryptArea& area, const Slot& slot,
     return out;
 }
 
+boot::JobRequest stagedRequest(Blocks& staging, const Secret& jobKey)
+{
+    const CryptArea first(staging, Layout::firstArea(), jobKey, inArea);
+    const Slot slot = Layout::requestSlot();
+    const std::optional<RecordHead> head = findRecord(first, slot);
+    if (!head)
+    {
+        throw Refused("staging", "has no job request");
+    }
+    const Bytes text = readRecord(first, slot, *head);
+    return boot::JobRequest::parse(asText(text));
+}
+
 } // namespace airlock::machine

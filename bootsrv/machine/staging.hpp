@@ -143,4 +143,8 @@ void readRecord(const CryptArea& area, const Slot& slot, const RecordHead& head,
 Bytes readRecord(const CryptArea& area, const Slot& slot,
                  const RecordHead& head);
 
+/** What the job with this key asks for: dirty mode is told nothing else.
+ * Refused when staging has no request that the key opens. */
+boot::JobRequest stagedRequest(Blocks& staging, const Secret& jobKey);
+
 } // namespace airlock::machine

@@ -1,15 +1,14 @@
 #include "bootsrv/capsule/enrol.hpp"
 #include "common/epoch_address.hpp"
 #include "common/file.hpp"
+#include "tests/modes/capsule_files.hpp"
 #include "tests/modes/probe.hpp"
-#include "trust/crypto.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 
@@ -32,36 +31,12 @@ constexpr std::uint64_t stagingSize = 32 * mebibyte;
 
 std::filesystem::path images()
 {
-    const char* path = std::getenv("AIRLOCK_MODES_IMAGES");
-    if (path == nullptr)
-    {
-        throw Error("AIRLOCK_MODES_IMAGES is not set: run this with "
-                    "tools/check --suite modes");
-    }
-    return path;
+    return test::imagesOf("AIRLOCK_MODES_IMAGES", "modes");
 }
 
-std::string fileText(const std::filesystem::path& file)
-{
-    return readTextFile(file, 1U << 20);
-}
-
-/** What the probe said last of this. */
 std::string said(const ModeEnd& end, const std::string& what)
 {
-    const std::string mark = "probe " + what + ": ";
-    const std::size_t at = end.console.rfind(mark);
-    if (at == std::string::npos)
-    {
-        return "(nothing; the console ends with: " +
-               end.console.substr(
-                   end.console.size() -
-                   std::min<std::size_t>(end.console.size(), 2000)) +
-               ")";
-    }
-    const std::size_t begin = at + mark.size();
-    return end.console.substr(begin,
-                              end.console.find_first_of("\r\n", begin) - begin);
+    return test::said(end.console, what);
 }
 
 /** A capsule that is enrolled, kept for all tests: each begins and ends with
@@ -72,9 +47,7 @@ class ModesTest : public testing::Test
     static void SetUpTestSuite()
     {
         home = std::make_unique<TempDirectory>("modes");
-        const std::filesystem::path site = images() / "site";
-        siteKey = std::make_unique<trust::Key>(trust::privateKeyFromPem(
-            fileText(site / "policy.key"), "policy.key"));
+        siteKey = std::make_unique<trust::Key>(test::policyKeyOf(images()));
         capsule = std::make_unique<Capsule>(
             Capsule::create(home->path() / "one", parts()));
         enrollCapsule(*capsule, {}, approval(), request("one"), bootTime);
@@ -87,17 +60,7 @@ class ModesTest : public testing::Test
         home.reset();
     }
 
-    static CapsuleParts parts()
-    {
-        const std::filesystem::path site = images() / "site";
-        CapsuleParts out;
-        out.images = {images() / "clean.efi", images() / "dirty.efi"};
-        out.keys = {fileText(site / "platform.crt"),
-                    fileText(site / "exchange.crt"),
-                    fileText(site / "images.crt")};
-        out.stagingSize = stagingSize;
-        return out;
-    }
+    static CapsuleParts parts() { return test::partsOf(images(), stagingSize); }
 
     static Secret addressRoot()
     {
@@ -300,48 +263,6 @@ TEST_F(ModesTest, DirtyModeThatHangsIsEnded)
     EXPECT_EQ(said(run("off"), "secrets"), secrets());
 }
 
-/** How often these bytes are in a file. */
-std::size_t occurrences(const std::filesystem::path& file, ByteView needle)
-{
-    constexpr std::size_t chunk = 16U << 20;
-    UniqueFd fd = openFile(file, O_RDONLY);
-    const std::uint64_t size = fileSize(fd.get());
-    std::size_t found = 0;
-    for (std::uint64_t at = 0; at < size; at += chunk)
-    {
-        Bytes data(
-            std::min<std::uint64_t>(chunk + needle.size() - 1, size - at));
-        readExactAt(fd.get(), data, at);
-        const std::boyer_moore_searcher searcher(needle.begin(), needle.end());
-        for (auto from = data.begin();;)
-        {
-            from = std::search(from, data.end(), searcher);
-            if (from == data.end())
-            {
-                break;
-            }
-            found++;
-            ++from;
-        }
-    }
-    return found;
-}
-
-/** The whole memory of the machine, from outside. */
-std::filesystem::path memoryOf(const RunningMode& mode,
-                               const std::filesystem::path& file,
-                               unsigned megabytes)
-{
-    QmpClient qmp = mode.qmp();
-    qmp.execute("stop");
-    qmp.execute("pmemsave",
-                {{"val", 0},
-                 {"size", std::uint64_t{megabytes} << 20},
-                 {"filename", file.string()}},
-                std::chrono::minutes(5));
-    return file;
-}
-
 TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
 {
     const Secret root = addressRoot();
@@ -352,26 +273,18 @@ TEST_F(ModesTest, NothingOfTheSecretsIsLeftInMemoryOrOnDisks)
         RunningMode clean = capsule->start(options);
         clean.waitForConsole("probe holding", bootTime);
         // The search finds it where it has to be.
-        EXPECT_GT(
-            occurrences(memoryOf(clean, file, options.memoryMiB), root.view()),
-            0U);
+        test::saveMemory(clean, file, options.memoryMiB);
+        EXPECT_GT(test::occurrences(file, root.view()), 0U);
     }
     ASSERT_TRUE(run("dirty").dirtyNext);
     order("hang");
     RunningMode dirty = capsule->start(options, true);
     dirty.waitForConsole("probe holding", bootTime);
-    EXPECT_EQ(
-        occurrences(memoryOf(dirty, file, options.memoryMiB), root.view()), 0U);
+    test::saveMemory(dirty, file, options.memoryMiB);
+    EXPECT_EQ(test::occurrences(file, root.view()), 0U);
     dirty.kill();
-    for (const auto& entry :
-         std::filesystem::recursive_directory_iterator(home->path() / "one"))
-    {
-        if (entry.is_regular_file())
-        {
-            EXPECT_EQ(occurrences(entry.path(), root.view()), 0U)
-                << entry.path();
-        }
-    }
+    EXPECT_THAT(test::filesWith(home->path() / "one", root.view()),
+                testing::IsEmpty());
     std::filesystem::remove(file);
 }
 
@@ -414,6 +327,27 @@ TEST_F(ModesTest, EnrolmentIsFinishedWhenThePowerWentInBetween)
     EXPECT_FALSE(store.read().request);
     const ModeEnd end = other.run({}, false, bootTime);
     EXPECT_EQ(said(end, "secrets").size(), 64U) << end.console;
+
+    // The site enrols it anew: what it was sealed before counts no more.
+    record = store.read();
+    const auto older = record.blob;
+    approveEnrolment(record, approval(), request("two"));
+    store.write(record);
+    other.run({}, false, bootTime);
+    record = store.read();
+    ASSERT_TRUE(record.blob && older);
+    ASSERT_NE(record.blob->marshal(), older->marshal());
+    const auto newest = std::exchange(record.blob, older);
+    store.write(record);
+    const ModeEnd replayed = other.run({}, false, bootTime);
+    EXPECT_THAT(replayed.console, HasSubstr("in force"));
+    EXPECT_THAT(replayed.console, Not(HasSubstr("probe secrets")));
+    record = store.read();
+    record.blob = newest;
+    store.write(record);
+    const ModeEnd again = other.run({}, false, bootTime);
+    EXPECT_EQ(said(again, "secrets").size(), 64U) << again.console;
+    EXPECT_NE(said(again, "secrets"), said(end, "secrets"));
 }
 
 TEST_F(ModesTest, InstalledDiskHasTheImagesAndEmptyParts)

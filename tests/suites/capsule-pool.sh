@@ -5,18 +5,13 @@ needs=cpp
 
 # As those of suite "modes": the real first process, the work a test's.
 capsule_image() {
-    logged "capsules-image-$1" "$TOOLS/build-boot-image" \
-        --site "$images/site" --mode "$1" --output "$images" \
-        --kernel-cache "$images/kernel" \
+    boot_images "$images" --mode "$1" \
         --init "$CPP/tests/modes/modes_${1}_probe" \
         --add "$images/site/policy.pem=/policy.pem"
 }
 
 run_suite() {
     local images=$AIRLOCK_BUILD/capsule-pool
-    mkdir -p "$images"
-    [[ -d $images/site ]] ||
-        "$TOOLS/build-boot-image" --new-site "$images/site" || return
     if ! { capsule_image clean && capsule_image dirty; }; then
         result="0 1 0"
         return

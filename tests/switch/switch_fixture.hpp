@@ -20,9 +20,6 @@ using sw::Enrolment;
 using sw::Method;
 using sw::SwitchAgent;
 
-/** Not IP: with br_netfilter, a bridge drops what is no good IP. */
-inline constexpr std::uint16_t dataType = 0x6003;
-
 inline Secret rootOf(std::uint8_t byte)
 {
     return Secret::key(Bytes(Secret::keySize, byte), "root");

@@ -198,39 +198,4 @@ SwitchRig::describe(const std::map<std::string, std::vector<Caught>>& seen)
     return out;
 }
 
-Bytes frame(const MacAddress& to, const MacAddress& from, std::uint16_t type,
-            std::string_view text)
-{
-    constexpr std::size_t least = 60;
-    ByteWriter out;
-    out.bytes(to.view());
-    out.bytes(from.view());
-    out.be16(type);
-    out.text(text);
-    Bytes bytes = out.release();
-    bytes.resize(std::max(bytes.size(), least));
-    return bytes;
-}
-
-Bytes taggedFrame(const MacAddress& to, const MacAddress& from,
-                  std::uint16_t vlan, std::uint16_t type, std::uint16_t tagType)
-{
-    ByteWriter out;
-    out.be16(vlan);
-    out.be16(type);
-    out.text("tagged");
-    std::string inner(out.data().begin(), out.data().end());
-    return frame(to, from, tagType, inner);
-}
-
-MacAddress mac(std::string_view text)
-{
-    auto out = MacAddress::parse(text);
-    if (!out)
-    {
-        throw Error(std::string(text) + " is no address");
-    }
-    return *out;
-}
-
 } // namespace airlock::test

@@ -5,6 +5,7 @@
 #include "common/file.hpp"
 #include "common/mac_address.hpp"
 #include "common/process.hpp"
+#include "tests/switch/frames.hpp"
 #include "tools/rigs/cable.hpp"
 #include "tools/rigs/net_namespace.hpp"
 #include "tools/switchd/agent.hpp"
@@ -77,17 +78,5 @@ class SwitchRig
     std::set<MacAddress> ownAddresses_;
     std::uint32_t marks_ = 0;
 };
-
-/** An Ethernet frame, 60 bytes at least. */
-Bytes frame(const MacAddress& to, const MacAddress& from, std::uint16_t type,
-            std::string_view text = "airlock");
-/** The same with a VLAN tag. */
-Bytes taggedFrame(const MacAddress& to, const MacAddress& from,
-                  std::uint16_t vlan, std::uint16_t type,
-                  std::uint16_t tagType = 0x8100);
-
-MacAddress mac(std::string_view text);
-
-inline const MacAddress everybody{{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}};
 
 } // namespace airlock::test

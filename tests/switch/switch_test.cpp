@@ -14,53 +14,6 @@ namespace airlock::test
 namespace
 {
 
-/** Groups that bridges and their daemons treat as their own, and others. */
-const std::vector<std::string> groups = {
-    "01:80:c2:00:00:00", // STP
-    "01:80:c2:00:00:01", // pause
-    "01:80:c2:00:00:02", // LACP
-    "01:80:c2:00:00:03", // 802.1X
-    "01:80:c2:00:00:08", // provider STP
-    "01:80:c2:00:00:0e", // LLDP
-    "01:80:c2:00:00:21", // GVRP
-    "01:00:0c:cc:cc:cc", // CDP
-    "01:00:5e:00:00:01", // IPv4, all hosts
-    "33:33:00:00:00:01", // IPv6, all hosts
-    "ff:ff:ff:ff:ff:ff",
-};
-
-/** IP, ARP, EAPOL, LLDP, PAUSE, loop detection, ours, and an LLC length. */
-const std::vector<std::uint16_t> types = {0x0800, 0x0806,  0x86DD, 0x888E,
-                                          0x88CC, 0x8808,  0x9000, 0x88B5,
-                                          0x0026, dataType};
-
-/** Every kind of frame from one source address. */
-std::vector<Bytes> framesFrom(const MacAddress& source,
-                              const std::vector<MacAddress>& unicast)
-{
-    std::vector<MacAddress> destinations = unicast;
-    for (const std::string& group : groups)
-    {
-        destinations.push_back(mac(group));
-    }
-    std::vector<Bytes> out;
-    for (const MacAddress& to : destinations)
-    {
-        for (std::uint16_t type : types)
-        {
-            out.push_back(frame(to, source, type, "\x42\x42\x03"));
-        }
-        for (std::uint16_t vlan : std::vector<std::uint16_t>{0, 1, 100, 4095})
-        {
-            out.push_back(taggedFrame(to, source, vlan, dataType));
-            out.push_back(taggedFrame(to, source, vlan, dataType, 0x88A8));
-        }
-        // Two tags.
-        out.push_back(taggedFrame(to, source, 1, 0x8100));
-    }
-    return out;
-}
-
 TEST_F(Switch, LetsNothingInFromAPortThatIsCutOff)
 {
     startEnrolled();
@@ -163,7 +116,7 @@ TEST_F(Switch, TheSwitchItselfSendsNothingToAPortThatIsCutOff)
     }
     // As a daemon does that speaks LLDP or STP: past the bridge.
     CableEnd inside("boot0");
-    for (const std::string& group : groups)
+    for (const std::string& group : groups())
     {
         inside.send(frame(mac(group), stranger, 0x88CC));
     }
@@ -233,7 +186,7 @@ TEST_F(Switch, AnOpenPortGetsWhatIsForItAndBroadcasts)
 {
     startEnrolled();
     openPort("boot0");
-    for (const std::string& group : groups)
+    for (const std::string& group : groups())
     {
         auto seen = rig.through("prod0", frame(mac(group), prod, dataType));
         EXPECT_EQ(seen["boot0"].size(), mac(group) == everybody ? 1U : 0U)
@@ -352,7 +305,7 @@ TEST_F(Switch, TheFenceAloneHoldsWithoutTheBridge)
     EXPECT_FALSE(passes("boot0", stranger));
     EXPECT_FALSE(passes("boot1", address("boot1")));
     EXPECT_FALSE(passes("boot1", stranger));
-    for (const std::string& group : groups)
+    for (const std::string& group : groups())
     {
         auto seen = rig.through("prod0", frame(mac(group), prod, dataType));
         EXPECT_EQ(seen["boot1"].size(), 0U) << group;

@@ -55,8 +55,24 @@ SwitchedHosts::SwitchedHosts(std::filesystem::path directory,
         runTool({"ip", "link", "set", "eth0", "up"});
         runTool({"ip", "address", "add", std::string(hostAddress) + "/24",
                  "dev", "eth0"});
-        own_.insert(addressOf("eth0"));
+        productionMac_ = addressOf("eth0");
+        own_.insert(productionMac_);
         prodEnd_ = std::make_unique<CableEnd>("eth0");
+    });
+}
+
+void SwitchedHosts::plugInTap()
+{
+    switch_.run([this] {
+        runTool({"ip", "link", "delete", bootPort});
+        runTool({"ip", "tuntap", "add", bootPort, "mode", "tap"});
+        runTool({"ip", "link", "set", bootPort, "addrgenmode", "none"});
+        runTool({"ip", "link", "set", bootPort, "master", "br0", "up"});
+        // A bridge takes the lowest address of its ports.
+        for (const char* link : {"br0", bootPort})
+        {
+            own_.insert(addressOf(link));
+        }
     });
 }
 

@@ -11,6 +11,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 namespace airlock::rig
 {
@@ -36,6 +37,10 @@ class SwitchedHosts
                   const pki::Credential& authority,
                   NetNamespace production = {});
 
+    /** A tap takes the place of the boot host's cable: a machine whose QEMU
+     * gets it from a thread in the switch's namespace is plugged in there.
+     * Before startAgent(). */
+    void plugInTap();
     /** `more`: lines for switchd.toml, before its tables. */
     void startAgent(const std::string& more = "");
     /** The agent's control socket. */
@@ -51,6 +56,10 @@ class SwitchedHosts
     /** Frames that came out of the production port since the last call and are
      * neither the switch's nor the production host's own. */
     std::size_t framesOfOthers();
+    /** All of them, whoever they say they are from. */
+    std::vector<Caught> atProduction() { return prodEnd_->take(); }
+    /** Of the production host's end of the cable. */
+    const MacAddress& productionAddress() const { return productionMac_; }
     /** Addresses of the switch and of the production host. */
     const std::set<MacAddress>& ownAddresses() const { return own_; }
 
@@ -65,6 +74,7 @@ class SwitchedHosts
     NetNamespace production_;
     std::unique_ptr<CableEnd> prodEnd_;
     std::set<MacAddress> own_;
+    MacAddress productionMac_;
     std::optional<Process> agent_;
 };
 
