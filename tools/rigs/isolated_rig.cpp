@@ -125,7 +125,7 @@ void IsolatedRig::enrol()
         machine::EnrolmentRequest request;
         request.name = bootHostName;
         request.addressRoot = Secret(root_.view());
-        request.site = site();
+        request.site = WipedJson(site());
         capsule::enrollCapsule(*capsule_, options, {key, parts.images.clean, 1},
                                std::move(request), bootTime);
     });
