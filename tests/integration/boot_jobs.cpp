@@ -13,9 +13,6 @@ namespace
 
 using Clock = std::chrono::steady_clock;
 
-/** Where a small disk has its text: not at the edge of a page. */
-constexpr std::uint64_t textAt = 123456;
-
 } // namespace
 
 GuestJob::GuestJob(const GuestFiles& files, std::chrono::seconds timeout)
@@ -73,12 +70,12 @@ std::uint64_t GuestJob::applyDelta(boot::Client& client,
 }
 
 std::string uploadSmall(boot::Client& client, const boot::JobRequest& request,
-                        std::string_view text)
+                        std::string_view text, std::uint64_t at)
 {
     const std::uint64_t bytes = request.disks.at(0).bytes;
     std::string id = client.createJob(request).id;
     UniqueFd disk = createMemfd("disk", bytes);
-    writeAllAt(disk.get(), asBytes(text), textAt);
+    writeAllAt(disk.get(), asBytes(text), at);
     handover::FileImage image(disk.get(), bytes);
     client.uploadDisk(id, 0, image);
     return id;

@@ -39,11 +39,15 @@ class GuestJob
     boot::JobRequest request_;
 };
 
+/** Where uploadSmall() puts its text: not at the edge of a page. */
+inline constexpr std::uint64_t smallTextAt = 123456;
+
 /** Creates a job of smallRequest()'s kind and uploads its disk, zeros with
  * `text` in it; its id. A guest without a system: its firmware runs, which is
  * enough to save. */
 std::string uploadSmall(boot::Client& client, const boot::JobRequest& request,
-                        std::string_view text = {});
+                        std::string_view text = {},
+                        std::uint64_t at = smallTextAt);
 
 /** Asks again and again until the job is no longer on its way. After this time,
  * it is as it is. */
