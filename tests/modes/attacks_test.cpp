@@ -142,6 +142,7 @@ struct Story
     std::string console; ///< of the attacker
     std::vector<Caught> atPort, atPort2;
     std::vector<Caught> out, out2; ///< at the production host
+    Json missesBefore;             ///< of clean mode and its firmware
     Json shut;                     ///< the port after the first round
     std::string journal;           ///< of the switch agent by then
     std::uint64_t damage = 0;
@@ -299,6 +300,7 @@ struct Story
     void dirty()
     {
         CableEnd port("boot0");
+        missesBefore = host.net().port()["misses"];
         host.options().keepAll = true;
         host.options().keepCard = true;
         const ModeEnd end = host.run(true, attackTime, [&](RunningMode& mode) {
@@ -497,12 +499,16 @@ TEST_F(Attacks, TheSameFramesLeaveASwitchWithoutDefence)
 
 TEST_F(Attacks, MissesRaiseTheAlert)
 {
+    const Json& before = story().missesBefore;
     const Json misses = story().shut["misses"];
     for (const char* kind :
          {"unknown", "used", "half", "tagged", "malformed", "limited"})
     {
-        EXPECT_GT(misses[kind], 0) << kind << " " << misses.dump();
+        EXPECT_GT(misses[kind].get<int>(), before[kind].get<int>())
+            << kind << " " << misses.dump();
     }
+    // Firmware says some words of its own, the attacker more.
+    EXPECT_GT(misses["unknown"].get<int>(), before["unknown"].get<int>() + 20);
     EXPECT_THAT(story().journal,
                 HasSubstr("frames with an address that is not allowed"));
     // As airlock-switchd(8) has it for rules on warnings.
