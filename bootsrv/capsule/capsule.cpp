@@ -358,15 +358,17 @@ void RunningMode::startQemu(UniqueFd tpm)
     addFence(options, runDirectory, fs::file_size(directory_ / "staging.img"));
     qemu_.emplace(options);
     to.reset();
+    UniqueFd file =
+        openFile(directory_ / "console", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     reader_ = std::jthread(
-        [this, fd = std::move(from)]() mutable { readConsole(std::move(fd)); });
+        [this, fd = std::move(from), to = std::move(file)]() mutable {
+            readConsole(std::move(fd), std::move(to));
+        });
 }
 
-void RunningMode::readConsole(UniqueFd from)
+void RunningMode::readConsole(UniqueFd from, UniqueFd file)
 {
     std::array<char, 4096> buffer{};
-    const UniqueFd file =
-        openFile(directory_ / "console", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     std::size_t filed = 0;
     for (;;)
     {

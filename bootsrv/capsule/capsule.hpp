@@ -103,7 +103,7 @@ class RunningMode
   private:
     void startTpm(UniqueFd control);
     void startQemu(UniqueFd tpm);
-    void readConsole(UniqueFd from);
+    void readConsole(UniqueFd from, UniqueFd file);
     std::string console() const;
     std::filesystem::path qmpSocket() const;
     void addFence(SpawnOptions& to, const char* directory,

@@ -60,6 +60,12 @@ std::string describe(const ModeEnd& end, bool dirty)
     return mode + "ended with " + end.status.describe();
 }
 
+void nothingRuns(SupervisorStatus& status)
+{
+    status.state = State::waiting;
+    status.since = std::chrono::system_clock::now();
+}
+
 Milliseconds since(steady_clock::time_point start)
 {
     return std::chrono::duration_cast<Milliseconds>(steady_clock::now() -
@@ -189,6 +195,7 @@ bool Supervisor::judge(const ModeEnd& end, bool dirty, Milliseconds lived)
                       {"CONSOLE", lastWords(end)}});
     }
     change([&](SupervisorStatus& status) {
+        nothingRuns(status);
         status.reason = reason;
         // Dirty mode does what its guest does: it says nothing of the capsule.
         status.failures =
@@ -201,6 +208,7 @@ void Supervisor::failed(const std::string& why)
 {
     log::error("A capsule failed", {{"CAPSULE", name_}, {"REASON", why}});
     change([&](SupervisorStatus& status) {
+        nothingRuns(status);
         status.reason = plainText(why, maxReason);
         status.failures++;
     });
@@ -208,10 +216,6 @@ void Supervisor::failed(const std::string& why)
 
 void Supervisor::rest(const std::stop_token& stop)
 {
-    change([](SupervisorStatus& status) {
-        status.state = State::waiting;
-        status.since = std::chrono::system_clock::now();
-    });
     const Deadline deadline(pauseAfter(limits_, status().failures));
     while (!deadline.passed() && !stop.stop_requested())
     {

@@ -52,7 +52,7 @@ struct SupervisorStatus
 {
     enum class State
     {
-        waiting, ///< to start clean mode
+        waiting, ///< nothing runs; the next mode starts soon
         clean,
         dirty,
     };

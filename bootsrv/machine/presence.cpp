@@ -173,7 +173,13 @@ void Presence::show()
 
 void Presence::opened()
 {
+    const bool untold = roots_.untold() != nullptr;
     roots_.opened();
+    if (untold && roots_.untold() == nullptr)
+    {
+        // It was told, and we did not know.
+        log::notice("The switch has the new root");
+    }
     state_ = State::open;
     nic_.announce(site_.network->address, port_->address());
     Milliseconds lease = std::chrono::seconds(site_.switchTo->leaseSeconds);
