@@ -70,6 +70,8 @@ class DebianHost
         vm_->machine().resume();
         shell_.emplace(vm_->machine());
         shell_->waitPrompt(hostTime);
+        // The console is a terminal: nothing is to wait for its keys.
+        run("export SYSTEMD_PAGER=cat SYSTEMD_COLORS=0");
         run("mkdir -p /mnt && mount -o ro /dev/vdb /mnt && "
             "sh /mnt/test/set-up /mnt",
             hostTime);
