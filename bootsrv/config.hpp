@@ -19,8 +19,8 @@ struct Config
     std::string address = "::";
     std::uint16_t port = 7420;
     std::filesystem::path stateDirectory = "/var/lib/airlock/bootd";
-    tls::Identity tls = {"/etc/airlock/bootd.pem", "/etc/airlock/bootd.key",
-                         "/etc/airlock/ca.pem"};
+    tls::Identity tls = {"/etc/airlock/bootd.crt", "/etc/airlock/bootd.key",
+                         "/etc/airlock/ca.crt"};
     BootSettings boot;
     unsigned parallel = 2; ///< boots at once
     Quota quota;

@@ -186,13 +186,14 @@ void limit(decltype(RLIMIT_CORE) what, rlim_t value)
 
 void dropPrivileges(const Isolation& isolation)
 {
+    // A new namespace of users begins with all of them, whoever made it.
+    for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0;
+         capability++)
+    {
+        ::prctl(PR_CAPBSET_DROP, capability);
+    }
     if (::geteuid() == 0)
     {
-        for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability) >= 0;
-             capability++)
-        {
-            ::prctl(PR_CAPBSET_DROP, capability);
-        }
         const auto& user = isolation.user;
         if (user &&
             (::setgroups(user->groups.size(), user->groups.data()) != 0 ||

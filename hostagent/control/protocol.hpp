@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-/** The host agent's control socket: /run/airlock/hostd.sock, with the messages
+/** The host agent's control socket: /run/airlock/hostd/control.sock, with the messages
  * of common/control.hpp. Methods: list, status, jobs, events, retry, release,
  * info; what they take and give is in airlockctl(1), section PROTOCOL.
  */
@@ -14,7 +14,7 @@ namespace airlock::host::control
 
 using namespace airlock::control;
 
-inline constexpr std::string_view defaultSocket = "/run/airlock/hostd.sock";
+inline constexpr std::string_view defaultSocket = "/run/airlock/hostd/control.sock";
 
 Json toJson(const VmRecord& vm);
 Json toJson(const JobRecord& job);

@@ -16,7 +16,7 @@ struct Config
 {
     std::string uri = "qemu:///system";
     std::filesystem::path state = "/var/lib/airlock/hostd";
-    std::filesystem::path socket = "/run/airlock/hostd.sock";
+    std::filesystem::path socket = "/run/airlock/hostd/control.sock";
     std::string socketGroup; ///< members may use the socket; empty: root only
     tls::Identity identity = {"/etc/airlock/hostd.crt",
                               "/etc/airlock/hostd.key", "/etc/airlock/ca.crt"};

@@ -33,9 +33,11 @@ int main(int argc, char** argv)
         airlock::host::Config config = airlock::host::readConfig(file);
         if (!check)
         {
-            // QEMUs run as the same user: none of them may look into this
-            // process, which has all guests' memory and the keys.
+            // It has all guests' memory and the keys.
             ::prctl(PR_SET_DUMPABLE, 0);
+            // What the unit gives is for this process, not for the programs
+            // that it starts.
+            ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
             airlock::host::runDaemon(config);
         }
         return 0;

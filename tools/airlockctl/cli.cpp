@@ -18,7 +18,7 @@ using host::control::Client;
 namespace
 {
 
-constexpr const char* switchSocket = "/run/airlock/switchd.sock";
+constexpr const char* switchSocket = "/run/airlock/switchd/control.sock";
 
 /** All that the command line can say. */
 struct Arguments

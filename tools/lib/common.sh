@@ -57,5 +57,6 @@ elapsed() { printf '%d s' "$((SECONDS - $1))"; }
 set_up_cpp() {
     local dir=$AIRLOCK_BUILD/cpp
     [[ -f $dir/build.ninja ]] ||
-        logged cpp-setup meson setup "$dir" "$AIRLOCK_ROOT" -Dcpp_args=-g1
+        logged cpp-setup meson setup "$dir" "$AIRLOCK_ROOT" \
+            -Dprefix=/usr -Dcpp_args=-g1
 }
