@@ -137,7 +137,7 @@ class ProbedCapsule
         order_ = fmt::format("{} {}", text, ++number_);
         Bytes sector(probe::orderSize);
         std::copy(order_.begin(), order_.end(), sector.begin());
-        const UniqueFd disk = openFile(capsule_->dataDisk(), O_WRONLY);
+        const UniqueFd disk = openFile(capsule_->stagingDisk(), O_WRONLY);
         writeAllAt(disk.get(), sector, capsule_->layout().staging);
     }
 

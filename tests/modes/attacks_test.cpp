@@ -163,14 +163,16 @@ struct Story
     Bytes kept()
     {
         const capsule::DiskLayout& layout = host.capsule().layout();
-        Bytes bytes(layout.staging - layout.kept);
+        // As long as the part before it.
+        Bytes bytes(layout.kept - layout.seal);
         readExactAt(disk().get(), bytes, layout.kept);
         return bytes;
     }
     void writeFromEnd(std::uint64_t fromEnd, std::string_view text)
     {
         const capsule::DiskLayout& layout = host.capsule().layout();
-        writeAllAt(disk().get(), asBytes(text),
+        const UniqueFd staging = openFile(host.capsule().stagingDisk(), O_RDWR);
+        writeAllAt(staging.get(), asBytes(text),
                    layout.staging + layout.stagingSize - fromEnd);
     }
 

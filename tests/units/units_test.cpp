@@ -7,7 +7,7 @@
 #include "devmodel/vm/guest_shell.hpp"
 #include "devmodel/vm/kvm_probe.hpp"
 #include "tests/unit/error_of.hpp"
-#include "tools/rig/guest_case.hpp"
+#include "tools/rigs/guest_case.hpp"
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
