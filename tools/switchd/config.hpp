@@ -11,7 +11,8 @@
 namespace airlock::sw
 {
 
-inline constexpr const char* defaultSocket = "/run/airlock/switchd/control.sock";
+inline constexpr const char* defaultSocket =
+    "/run/airlock/switchd/control.sock";
 inline constexpr std::uint16_t defaultPort = 7421;
 
 /** /etc/airlock/switchd.toml, see airlock-switchd.toml(5). */
