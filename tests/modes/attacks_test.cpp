@@ -6,6 +6,7 @@
 #include "tests/integration/boot_jobs.hpp"
 #include "tests/modes/attack_kit.hpp"
 #include "tests/modes/switched_capsule.hpp"
+#include "tests/switch/frames.hpp"
 #include "tests/unit/error_of.hpp"
 #include "tests/unit/test_streams.hpp"
 
@@ -35,6 +36,8 @@ namespace
 using boot::JobState;
 using capsule::ModeEnd;
 using capsule::RunningMode;
+using rig::CableEnd;
+using rig::Caught;
 using testing::AnyOf;
 using testing::Contains;
 using testing::HasSubstr;
