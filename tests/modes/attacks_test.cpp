@@ -502,6 +502,16 @@ TEST_F(Attacks, TheSameFramesLeaveASwitchWithoutDefence)
     EXPECT_GT(story().damage, 0U); // and the agent notices
 }
 
+std::uint64_t sumOf(const Json& misses)
+{
+    std::uint64_t sum = 0;
+    for (const Json& kind : misses)
+    {
+        sum += kind.get<std::uint64_t>();
+    }
+    return sum;
+}
+
 TEST_F(Attacks, MissesRaiseTheAlert)
 {
     const Json& before = story().missesBefore;
@@ -512,8 +522,9 @@ TEST_F(Attacks, MissesRaiseTheAlert)
         EXPECT_GT(misses[kind].get<int>(), before[kind].get<int>())
             << kind << " " << misses.dump();
     }
-    // Firmware says some words of its own, the attacker more.
-    EXPECT_GT(misses["unknown"].get<int>(), before["unknown"].get<int>() + 20);
+    // Firmware says some words of its own, the attacker thousands. How many are
+    // looked at and how many only counted depends on how fast they come.
+    EXPECT_GT(sumOf(misses), sumOf(before) + 1000) << misses.dump();
     EXPECT_THAT(story().journal,
                 HasSubstr("frames with an address that is not allowed"));
     // As airlock-switchd(8) has it for rules on warnings.
