@@ -26,17 +26,54 @@ remember_namespaces() {
     for host in "$@"; do rig shell "$host" readlink /proc/self/ns/net; done
 }
 
-# leaves_nothing FILE: of namespaces as above; no process, mount, interface or
-# file either.
+# remembered FILE HOST...: the same into a file, all of them.
+remembered() {
+    local to=$1
+    shift
+    remember_namespaces "$@" >"$to" && [[ $(wc -l <"$to") -eq $((2 + $#)) ]]
+}
+
+# search KIND COMMAND...: what it finds, a line each, after KIND; 1 is its way to
+# say "nothing". A search that cannot be done is a trace too.
+search() {
+    local kind=$1 status=0 found
+    shift
+    found=$("$@") || status=$?
+    [[ $status -le 1 ]] || echo "$kind: status $status"
+    [[ -z $found ]] || printf '%s\n' "$kind: ${found//$'\n'/$'\n'$kind: }"
+}
+
+namespaces_of() { lsns -n -o NS | grep -Fxf <(tr -cd '0-9\n' <"$1"); }
+
+links() {
+    ip -br link | grep -E '^(boot0|prod0|cap0|cable|mgmt0?|switch0|host0)\b'
+}
+
+# traces FILE: of the rig: namespaces as above, processes, mounts and interfaces
+# outside of them, files.
+traces() {
+    search namespace namespaces_of "$1"
+    search process pgrep -fa -- \
+        "keep --build $AIRLOCK_BUILD|$AIRLOCK_BUILD/rig/"
+    search mount grep "$AIRLOCK_BUILD/rig" /proc/mounts
+    search interface links
+    search file find "$AIRLOCK_BUILD" -maxdepth 1 -name rig
+}
+
+# shows_traces FILE: while the rig is up the same searches find it. (Mounts and
+# interfaces are in namespaces of its own.)
+shows_traces() {
+    local found kind
+    found=$(traces "$1")
+    for kind in namespace process file; do
+        [[ $found == *"$kind: "* ]] || return 1
+    done
+    [[ $found != *": status "* ]]
+}
+
 leaves_nothing() {
     local left
-    left=$(
-        lsns -n -o NS | grep -Fxf <(tr -cd '0-9\n' <"$1")
-        pgrep -fa -- "keep --build $AIRLOCK_BUILD|$AIRLOCK_BUILD/rig/"
-        grep "$AIRLOCK_BUILD/rig" /proc/mounts
-        ip -br link | grep -E '^(boot0|prod0|cap0|cable|mgmt0?|switch0|host0)\b'
-        ls -d "$AIRLOCK_BUILD/rig" 2>/dev/null
-    ) || true
+    left=$(traces "$1")
     say "${left:-no trace of it}"
     [[ -s $1 && -z $left ]]
 }
@@ -53,6 +90,7 @@ exit_status_passes() {
 hosts_are_apart() {
     local metrics='exec 3<>/dev/tcp/10.10.0.3/9557'
     [[ $(rig shell boot ip -br link) == *cap0* ]] &&
+        [[ $(rig shell production ip -br link) == *eth0* ]] &&
         [[ $(rig shell production ip -br link) != *cap0* ]] &&
         [[ $(rig shell switch bridge link) == *boot0* ]] &&
         rig shell administrator bash -c "$metrics" &&
@@ -129,18 +167,22 @@ PY
 }
 
 killed_up_leaves_nothing() {
-    local pid
+    local pid status=0
     "$TOOLS/rig" up --no-setup </dev/null >"$work/killed" 2>&1 &
     pid=$!
     until [[ -s $AIRLOCK_BUILD/rig/status && -s $AIRLOCK_BUILD/rig/processes ]]; do
         kill -0 "$pid" || return 1
         sleep 0.2
     done
-    remember_namespaces >"$work/killed-namespaces"
-    kill -KILL "$pid"
-    wait "$pid" 2>/dev/null || true
-    rig down && leaves_nothing "$work/killed-namespaces"
+    remembered "$work/killed-namespaces" &&
+        shows_traces "$work/killed-namespaces" || return 1
+    kill -KILL "$pid" || return 1
+    wait "$pid" 2>/dev/null || status=$?
+    # One that had ended by itself would show nothing.
+    [[ $status -eq 137 ]] && rig down && leaves_nothing "$work/killed-namespaces"
 }
+
+capture_ends_well() { kill -TERM "$1" && wait "$1"; }
 
 run_suite() {
     local work capture
@@ -155,13 +197,13 @@ run_suite() {
     capture=$!
     holds "a guest boots on the boot host and comes back" guest_comes_back
     sleep 2
-    kill -TERM "$capture" || true
-    holds "the capture ends well" wait "$capture"
+    holds "the capture ends well" capture_ends_well "$capture"
     cat "$work/capture"
     holds "nothing came through while the port was cut off" \
         frames_are_shut_in "$work/frames"
-    remember_namespaces production switch boot administrator \
-        >"$work/namespaces" || true
+    holds "each host has namespaces" remembered "$work/namespaces" \
+        production switch boot administrator
+    holds "it can be seen while it is up" shows_traces "$work/namespaces"
     holds "down" rig down
     holds "nothing is left" leaves_nothing "$work/namespaces"
     holds "nor of an up that was killed" killed_up_leaves_nothing
