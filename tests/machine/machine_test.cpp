@@ -90,21 +90,48 @@ std::string nameOf(machine::ProofMethod method)
     return "";
 }
 
-class SwitchedMachine : public testing::TestWithParam<machine::ProofMethod>
+/** At a port of a switch whose agent knows it. */
+class MachineAtSwitch
 {
   protected:
-    void enrollAt(SwitchNet& net, MachineRig& rig)
+    explicit MachineAtSwitch(machine::ProofMethod method)
     {
-        std::string key;
-        if (GetParam() == machine::ProofMethod::quote)
-        {
-            trust::QuoteReference enrolment{
-                trust::AttestationKey::parse(rig.identity().attestation, "key"),
-                {{"clean", trust::capped(rig.pcrs())}}};
-            key = enrolment.toText();
-        }
-        net.enroll(nameOf(GetParam()), key);
+        net.setUpMachine(method);
+        rig.install();
+        net.startAgent();
+        net.enroll(nameOf(method),
+                   method == machine::ProofMethod::quote ? enrolment() : "");
     }
+
+    std::string enrolment()
+    {
+        trust::QuoteReference out{
+            trust::AttestationKey::parse(rig.identity().attestation, "key"),
+            {{"clean", trust::capped(rig.pcrs())}}};
+        return out.toText();
+    }
+
+    MachineRig rig{stagingBytes};
+    SwitchNet net{rig};
+};
+
+class SwitchedMachine : public MachineAtSwitch,
+                        public testing::TestWithParam<machine::ProofMethod>
+{
+  protected:
+    SwitchedMachine() : MachineAtSwitch(GetParam()) {}
+};
+
+class RotatedMachine : public MachineAtSwitch, public testing::Test
+{
+  protected:
+    RotatedMachine() : MachineAtSwitch(machine::ProofMethod::mac96) {}
+};
+
+class QuotedMachine : public MachineAtSwitch, public testing::Test
+{
+  protected:
+    QuotedMachine() : MachineAtSwitch(machine::ProofMethod::quote) {}
 };
 
 constexpr std::uint64_t smallDisk = 1U << 20;
@@ -281,12 +308,6 @@ TEST_F(PlainMachine, AnotherTpmIsNoticed)
 /** Without a guest: the dirty run fails to boot one in time, and says so. */
 TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(GetParam());
-    rig.install();
-    net.startAgent();
-    enrollAt(net, rig);
     boot::JobRequest request = smallRequest(smallDisk);
     request.policy = "serial:nothing says this";
     request.timeout = std::chrono::seconds(3);
@@ -328,12 +349,6 @@ TEST_P(SwitchedMachine, IsOnTheNetworkInCleanModeOnly)
 
 TEST_P(SwitchedMachine, ComesBackWithANewEpochWhenItsLeaseHasEnded)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(GetParam());
-    rig.install();
-    net.startAgent();
-    enrollAt(net, rig);
     rig.startClean();
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
     net.call("cut", {{"port", "boot0"}});
@@ -350,12 +365,6 @@ TEST_P(SwitchedMachine, ComesBackWithANewEpochWhenItsLeaseHasEnded)
 
 TEST_P(SwitchedMachine, StaysCleanUntilTheSwitchHasAnswered)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(GetParam());
-    rig.install();
-    net.startAgent();
-    enrollAt(net, rig);
     std::string id;
     rig.startClean();
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
@@ -391,12 +400,6 @@ bool hasNewRoot(MachineRig& rig, SwitchNet& net)
 
 TEST_P(SwitchedMachine, TellsTheSwitchOfANewRoot)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(GetParam());
-    rig.install();
-    net.startAgent();
-    enrollAt(net, rig);
     rig.startClean();
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
     EXPECT_EQ(rig.stop(), 0);
@@ -426,14 +429,8 @@ INSTANTIATE_TEST_SUITE_P(Methods, SwitchedMachine,
                          });
 
 /** The switch was told, and the power went before the machine could note it. */
-TEST(RotatedMachine, OpensThePortWithWhatTheSwitchHas)
+TEST_F(RotatedMachine, OpensThePortWithWhatTheSwitchHas)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(machine::ProofMethod::mac96);
-    rig.install();
-    net.startAgent();
-    net.enroll("mac96");
     rig.startClean();
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
     rig.pullThePlug();
@@ -449,14 +446,8 @@ TEST(RotatedMachine, OpensThePortWithWhatTheSwitchHas)
 }
 
 /** As soon as the port is open, which is when the switch is told. */
-TEST(RotatedMachine, OpensThePortAfterThePowerWentWhileItToldTheSwitch)
+TEST_F(RotatedMachine, OpensThePortAfterThePowerWentWhileItToldTheSwitch)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(machine::ProofMethod::mac96);
-    rig.install();
-    net.startAgent();
-    net.enroll("mac96");
     rig.rotate();
     rig.startClean();
     ASSERT_TRUE(net.portBecomes("open")) << rig.log() << net.log();
@@ -467,17 +458,8 @@ TEST(RotatedMachine, OpensThePortAfterThePowerWentWhileItToldTheSwitch)
 }
 
 /** Not the state that was enrolled: the port stays shut. */
-TEST(QuotedMachine, InAnotherStateGetsNoLease)
+TEST_F(QuotedMachine, InAnotherStateGetsNoLease)
 {
-    MachineRig rig(stagingBytes);
-    SwitchNet net(rig);
-    net.setUpMachine(machine::ProofMethod::quote);
-    rig.install();
-    net.startAgent();
-    trust::QuoteReference enrolment{
-        trust::AttestationKey::parse(rig.identity().attestation, "key"),
-        {{"clean", trust::capped(rig.pcrs())}}};
-    net.enroll("quote", enrolment.toText());
     rig.swtpm().tool(
         {"tpm2_pcrextend",
          "4:sha256=" + toHex(sha256(Bytes{'d', 'i', 'r', 't', 'y'}))});
