@@ -34,7 +34,7 @@ struct ChildPlan
     std::array<UniqueFd, 3> standard;
     const char* directory = nullptr;
     pid_t parent = 0;
-    sigset_t signalMask = {};
+    bool ownGroup = false;
 };
 
 std::vector<const char*> pointers(const std::vector<std::string>& texts)
@@ -84,6 +84,10 @@ int becomeProgram(const ChildPlan& plan)
     {
         return ESRCH; // the parent died before the request was in force
     }
+    if (plan.ownGroup && ::setpgid(0, 0) != 0)
+    {
+        return errno;
+    }
     if (plan.directory != nullptr && ::chdir(plan.directory) != 0)
     {
         return errno;
@@ -106,7 +110,10 @@ int becomeProgram(const ChildPlan& plan)
             return errno;
         }
     }
-    ::sigprocmask(SIG_SETMASK, &plan.signalMask, nullptr);
+    // What we have blocked (StopSignals) is no business of the program.
+    sigset_t none;
+    ::sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
     ::execvpe(plan.argv[0], const_cast<char* const*>(plan.argv.data()),
               plan.envp);
     return errno;
@@ -131,15 +138,16 @@ void reap(pid_t pid)
     {}
 }
 
-pid_t start(ChildPlan& plan, const std::string& program)
+pid_t start(const ChildPlan& plan, const std::string& program)
 {
     sigset_t all;
+    sigset_t before;
     ::sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &plan.signalMask);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
     volatile int error = 0;
     pid_t pid = vforkExec(plan, error);
     int forkError = errno;
-    ::pthread_sigmask(SIG_SETMASK, &plan.signalMask, nullptr);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
     if (pid < 0)
     {
         throw SystemError("cannot start a process for " + program, forkError);
@@ -161,9 +169,102 @@ ExitStatus decode(int status)
     return {WEXITSTATUS(status), 0};
 }
 
-std::string outputIn(int fd, std::size_t max, const std::string& where)
+/** What a child writes to its standard output or error. */
+class OutputPipe
 {
-    return std::string(asText(readFile(fd, max, where)));
+  public:
+    /** Refused when it becomes more than `max` bytes. */
+    OutputPipe(std::string what, std::size_t max)
+        : what_(std::move(what)), max_(max)
+    {
+        std::array<int, 2> ends{};
+        if (::pipe2(ends.data(), O_CLOEXEC) != 0)
+        {
+            throwErrno("cannot make a pipe");
+        }
+        read_.reset(ends[0]);
+        write_.reset(ends[1]);
+        if (::fcntl(read_.get(), F_SETFL, O_NONBLOCK) != 0)
+        {
+            throwErrno("cannot read a pipe without waiting");
+        }
+    }
+
+    int writeEnd() const { return write_.get(); }
+    /** Once the child has it. */
+    void closeWriteEnd() { write_.reset(); }
+    /** To wait for more; -1 when there will be no more. */
+    int readEnd() const { return read_.get(); }
+
+    /** Reads what is there. */
+    void drain()
+    {
+        std::array<char, 16384> buffer{};
+        while (read_)
+        {
+            const ssize_t got =
+                ::read(read_.get(), buffer.data(), buffer.size());
+            if (got < 0 && errno == EAGAIN)
+            {
+                return;
+            }
+            if (got < 0 && errno != EINTR)
+            {
+                throwErrno("cannot read " + what_);
+            }
+            if (got == 0)
+            {
+                read_.reset();
+            }
+            append(buffer.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
+        }
+    }
+
+    std::string take() { return std::move(text_); }
+
+  private:
+    void append(const char* data, std::size_t size)
+    {
+        if (size > max_ - text_.size())
+        {
+            throw Refused(what_, fmt::format("more than {} bytes", max_));
+        }
+        text_.append(data, size);
+    }
+
+    std::string what_;
+    std::size_t max_;
+    UniqueFd read_;
+    UniqueFd write_;
+    std::string text_;
+};
+
+/** Reads what the child writes until it ends; nothing when it does not. */
+std::optional<ExitStatus> followToEnd(Process& child, OutputPipe& out,
+                                      OutputPipe& err, Milliseconds timeout)
+{
+    const Deadline deadline(timeout);
+    while (child.running())
+    {
+        if (deadline.passed())
+        {
+            return std::nullopt;
+        }
+        pollfd events[] = {{child.pidFd(), POLLIN, 0},
+                           {out.readEnd(), POLLIN, 0},
+                           {err.readEnd(), POLLIN, 0}};
+        if (::poll(events, 3, deadline.pollTimeout()) < 0 && errno != EINTR)
+        {
+            throwErrno("cannot wait for process " +
+                       std::to_string(child.pid()));
+        }
+        out.drain();
+        err.drain();
+    }
+    // Not to the end of the pipes: what it started may have them, too.
+    out.drain();
+    err.drain();
+    return child.wait(Milliseconds::zero());
 }
 
 } // namespace
@@ -200,25 +301,28 @@ Process::Process(const SpawnOptions& options)
         plan.directory = options.workingDirectory.c_str();
     }
     plan.parent = ::getpid();
+    plan.ownGroup = options.ownGroup;
     pid_ = start(plan, options.argv[0]);
+    ownGroup_ = options.ownGroup;
     pidFd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
     if (!pidFd_)
     {
         int error = errno;
-        ::kill(pid_, SIGKILL);
+        killAll();
         reap(pid_);
         throw SystemError("cannot watch a process", error);
     }
 }
 
 Process::Process(Process&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), pidFd_(std::move(other.pidFd_)),
-      status_(other.status_)
+    : pid_(std::exchange(other.pid_, -1)), ownGroup_(other.ownGroup_),
+      pidFd_(std::move(other.pidFd_)), status_(other.status_)
 {}
 
 Process& Process::operator=(Process&& other) noexcept
 {
     std::swap(pid_, other.pid_);
+    std::swap(ownGroup_, other.ownGroup_);
     std::swap(pidFd_, other.pidFd_);
     std::swap(status_, other.status_);
     return *this;
@@ -228,9 +332,15 @@ Process::~Process()
 {
     if (pid_ > 0 && !status_)
     {
-        ::syscall(SYS_pidfd_send_signal, pidFd_.get(), SIGKILL, nullptr, 0);
+        killAll();
         reap(pid_);
     }
+}
+
+/** Until it is reaped, nobody else can get its number. */
+void Process::killAll() const
+{
+    ::kill(ownGroup_ ? -pid_ : pid_, SIGKILL);
 }
 
 bool Process::running()
@@ -279,7 +389,10 @@ ExitStatus Process::terminate(Milliseconds grace)
 
 ExitStatus Process::kill()
 {
-    signal(SIGKILL);
+    if (running())
+    {
+        killAll();
+    }
     while (!wait(std::chrono::hours(1)))
     {}
     return *status_;
@@ -288,21 +401,24 @@ ExitStatus Process::kill()
 ProcessOutput runProgram(const SpawnOptions& options, Milliseconds timeout,
                          std::size_t maxOutput)
 {
-    UniqueFd out = createMemfd("stdout", 0);
-    UniqueFd err = createMemfd("stderr", 0);
+    const std::string name = options.argv.empty() ? "" : options.argv[0];
+    OutputPipe out(name + ": output", maxOutput);
+    OutputPipe err(name + ": error output", maxOutput);
     SpawnOptions redirected = options;
-    redirected.stdoutFd = out.get();
-    redirected.stderrFd = err.get();
+    redirected.stdoutFd = out.writeEnd();
+    redirected.stderrFd = err.writeEnd();
+    redirected.ownGroup = true;
     Process child(redirected);
-    std::optional<ExitStatus> status = child.wait(timeout);
-    const std::string& name = options.argv[0];
+    out.closeWriteEnd();
+    err.closeWriteEnd();
+    const std::optional<ExitStatus> status =
+        followToEnd(child, out, err, timeout);
     if (!status)
     {
         throw TimedOut(name + " did not end within " +
                        std::to_string(timeout.count()) + " ms");
     }
-    return {*status, outputIn(out.get(), maxOutput, name + ": output"),
-            outputIn(err.get(), maxOutput, name + ": error output")};
+    return {*status, out.take(), err.take()};
 }
 
 std::string runTool(const SpawnOptions& options, Milliseconds timeout)

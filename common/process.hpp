@@ -40,6 +40,8 @@ struct SpawnOptions
     int stdoutFd = 1;                       ///< -1: /dev/null
     int stderrFd = 2;                       ///< -1: /dev/null
     std::filesystem::path workingDirectory; ///< empty: ours
+    /** A process group of its own, which is killed with it. */
+    bool ownGroup = false;
 };
 
 /** A child process that does not outlive its owner.
@@ -74,7 +76,10 @@ class Process
     ExitStatus kill();
 
   private:
+    void killAll() const;
+
     pid_t pid_ = -1;
+    bool ownGroup_ = false;
     UniqueFd pidFd_;
     std::optional<ExitStatus> status_;
 };
@@ -88,8 +93,9 @@ struct ProcessOutput
 };
 
 /** Runs a program of ours or of the system to its end and collects what it
- * wrote. The stdout and stderr of `options` are not used. Throws TimedOut
- * (the program is killed), Refused when it wrote more than maxOutput. */
+ * wrote. The stdout and stderr of `options` are not used. Throws TimedOut, and
+ * Refused as soon as it has written more than maxOutput; then the program is
+ * killed with all that it started. */
 ProcessOutput runProgram(const SpawnOptions& options,
                          Milliseconds timeout = std::chrono::minutes(1),
                          std::size_t maxOutput = 16U << 20);

@@ -8,8 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
-
 namespace airlock::capsule
 {
 
@@ -86,10 +84,6 @@ void Fence::putAround(SpawnOptions& options, const fs::path& directory,
 
 int runFenced(int argc, const char* const* argv)
 {
-    // The supervisor has some blocked; the program must not.
-    sigset_t none;
-    ::sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
     Options options;
     CLI::App app("Runs a capsule's program behind a fence; started by "
                  "airlock-bootd only.",

@@ -35,15 +35,26 @@ void makeOne(const PoolConfig& config, const PoolCapsule& it,
     syncDirectory(config.state);
 }
 
+/** Its user's in any case: a service manager that finds another's directory
+ * gives all below it to the user, and some files are root's on purpose. */
+void makeStateDirectory(const PoolConfig& config)
+{
+    const fs::path parent = config.state.parent_path();
+    if (fs::create_directories(parent))
+    {
+        // Other services have theirs beside it.
+        fs::permissions(parent, static_cast<fs::perms>(0755));
+    }
+    fs::create_directory(config.state);
+    fs::permissions(config.state, fs::perms::owner_all);
+    giveFile(config.state, config.user);
+}
+
 } // namespace
 
 bool makePool(const PoolConfig& config, const PoolApproval& approval)
 {
-    if (fs::create_directories(config.state))
-    {
-        fs::permissions(config.state, fs::perms::owner_all);
-        giveFile(config.state, config.user);
-    }
+    makeStateDirectory(config);
     bool out = true;
     for (const PoolCapsule& it : config.capsules)
     {

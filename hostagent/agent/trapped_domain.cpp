@@ -5,7 +5,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -18,6 +21,8 @@ namespace
 /** For the three instructions of the stub. */
 constexpr Milliseconds stubTime = std::chrono::seconds(10);
 constexpr Milliseconds stubStep{10};
+/** Of a path that is shown. */
+constexpr std::size_t maxPath = 300;
 
 std::string readText(QmpCommands& qmp, const std::string& path,
                      const char* property)
@@ -25,6 +30,39 @@ std::string readText(QmpCommands& qmp, const std::string& path,
     Json value =
         qmp.execute("qom-get", {{"path", path}, {"property", property}});
     return JsonField(value, "qom-get").string();
+}
+
+/** The path is what QEMU says, and a guest may have taken QEMU over: it is to
+ * name no file of another domain. libvirt gives each domain that runs a
+ * directory ID-NAME for such files. */
+UniqueFd openMemory(const std::filesystem::path& path, int domainId)
+{
+    const std::string directory = path.parent_path().filename();
+    if (!path.is_absolute() ||
+        !directory.starts_with(std::to_string(domainId) + "-"))
+    {
+        throw Refused(fmt::format("memory of domain {}", domainId),
+                      "QEMU says that it is in " +
+                          plainText(path.string(), maxPath) +
+                          ", which is in no directory of that domain");
+    }
+    open_how how{};
+    how.flags = O_RDWR | O_CLOEXEC | O_NONBLOCK;
+    how.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS;
+    UniqueFd out(static_cast<int>(
+        ::syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof(how))));
+    struct stat status
+    {};
+    if (!out || ::fstat(out.get(), &status) != 0)
+    {
+        throwErrno("cannot open " + path.string());
+    }
+    if (!S_ISREG(status.st_mode))
+    {
+        throw Refused(fmt::format("memory of domain {}", domainId),
+                      path.string() + " is no file");
+    }
+    return out;
 }
 
 } // namespace
@@ -44,7 +82,7 @@ int TrappedDomain::memory()
     {
         std::string backend = readText(domain_, "/machine", "memory-backend");
         std::string path = readText(domain_, backend, "mem-path");
-        memory_ = openFile(path, O_RDWR | O_NOFOLLOW);
+        memory_ = openMemory(path, domain_.id());
         if (fileSize(memory_.get()) != spec_.memory)
         {
             throw Error(fmt::format(

@@ -9,9 +9,9 @@ make_units_disk() {
     rm -rf "$dir"
     mkdir -p "$dir/files/test"
     "$TOOLS/install" --destdir "$dir/files" || return
-    cp "$AIRLOCK_ROOT"/tests/units/host/* "$dir/files/test/"
+    cp "$AIRLOCK_ROOT"/tests/units/host/* "$dir/files/test/" || return
     cp --sparse=always "$AIRLOCK_BUILD/images/debian12-tiny.raw" \
-        "$dir/files/test/tiny.raw"
+        "$dir/files/test/tiny.raw" || return
     mib=$(du -sm --apparent-size "$dir/files" | cut -f1)
     PATH=$PATH:/usr/sbin:/sbin logged units-disk mke2fs -q -F -t ext4 \
         -O ^has_journal -E root_owner=0:0 -m 0 -d "$dir/files" \

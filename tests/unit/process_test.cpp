@@ -85,8 +85,16 @@ TEST(Process, InheritsListedDescriptorsOnlyUnderTheirNumber)
 TEST(Process, ResetsSignalsThatWeIgnoreOrBlock)
 {
     ::signal(SIGPIPE, SIG_IGN);
+    sigset_t blocked;
+    sigset_t before;
+    ::sigemptyset(&blocked);
+    ::sigaddset(&blocked, SIGTERM);
+    ::pthread_sigmask(SIG_BLOCK, &blocked, &before);
     std::string status =
         runProgram(shell("grep -E 'Sig(Ign|Blk)' /proc/self/status")).out;
+    sigset_t after;
+    ::pthread_sigmask(SIG_SETMASK, &before, &after);
+    EXPECT_EQ(::sigismember(&after, SIGTERM), 1) << "ours is as it was";
     ::signal(SIGPIPE, SIG_DFL);
     EXPECT_EQ(status, "SigBlk:\t0000000000000000\n"
                       "SigIgn:\t0000000000000000\n");
@@ -148,6 +156,30 @@ TEST(Process, RunProgramKillsWhatDoesNotEnd)
 {
     EXPECT_THROW(runProgram(shell("exec sleep 60"), 50ms), TimedOut);
     EXPECT_THROW(runProgram(shell("echo 123456"), 10s, 3), Refused);
+    EXPECT_THROW(runProgram(shell("echo 123456 >&2"), 10s, 3), Refused);
+    EXPECT_EQ(runProgram(shell("echo 12"), 10s, 3).out, "12\n");
+    // While it runs, not when it has filled the memory.
+    EXPECT_THROW(runProgram(shell("exec yes"), 1h, 1U << 20), Refused);
+}
+
+TEST(Process, RunProgramKillsWhatThatHasStartedToo)
+{
+    int ends[2] = {-1, -1};
+    ASSERT_EQ(::pipe2(ends, O_CLOEXEC), 0);
+    UniqueFd in(ends[0]);
+    UniqueFd out(ends[1]);
+    SpawnOptions options = shell("sleep 3600 & wait");
+    options.inheritFds = {out.get()};
+    EXPECT_THROW(runProgram(options, 500ms), TimedOut);
+    out.reset();
+    // End of file only comes when both are gone.
+    EXPECT_TRUE(readToEnd(in.get(), 10, "pipe").empty());
+}
+
+TEST(Process, RunProgramDoesNotWaitForWhatIsLeftBehind)
+{
+    EXPECT_EQ(runProgram(shell("echo started; sleep 5 & exit 0"), 1h).out,
+              "started\n");
 }
 
 /** The kernel must end the grandchild when its parent is killed outright. */

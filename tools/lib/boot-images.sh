@@ -8,11 +8,12 @@ BOOT_HOST=$AIRLOCK_BUILD/boot-host
 # program that does what a test orders.
 BOOT_PROBE=$AIRLOCK_BUILD/modes
 
-# site_in DIR: its keys, once.
+# site_in DIR: its keys, once: all of them or none.
 site_in() {
-    mkdir -p "$1"
-    [[ -d $1/site ]] ||
-        "$AIRLOCK_ROOT/tools/build-boot-image" --new-site "$1/site"
+    [[ ! -d $1/site ]] || return 0
+    rm -rf "$1/site.new" && mkdir -p "$1" &&
+        "$AIRLOCK_ROOT/tools/build-boot-image" --new-site "$1/site.new" &&
+        mv "$1/site.new" "$1/site"
 }
 
 # boot_images DIR [OPTION...]: images of the site in DIR, in DIR. All take the

@@ -133,6 +133,12 @@ class Relay
                 delivery_.deliver(alert.note());
             }
         }
+        for (const SwitchAlert& alert :
+             limit_.due(AlertLimit::TimePoint::max()))
+        {
+            log::warning("An alert was not told before the end",
+                         {{"ALERT", dumpJson(alert.note().body)}});
+        }
     }
 
   private:

@@ -52,27 +52,32 @@ void AlertSocket::pass(const Json& event)
         message["lost"] = lost_;
     }
     const std::string text = dumpJson(message);
-    if (text.size() <= maxMessage && send(text))
+    const int error = text.size() <= maxMessage ? send(text) : EMSGSIZE;
+    if (error == 0)
     {
         lost_ = 0;
         return;
     }
-    if (lost_++ == 0)
+    // The first one of each reason: another reason is news.
+    if (lost_++ == 0 || error != lastError_)
     {
         log::error(
             "nobody takes the agent's alerts",
-            {{"SOCKET", path_.string()}, {"REASON", std::strerror(errno)}});
+            {{"SOCKET", path_.string()}, {"REASON", std::strerror(error)}});
     }
+    lastError_ = error;
 }
 
 /** By name each time: who reads may have been started anew. */
-bool AlertSocket::send(const std::string& message) const
+int AlertSocket::send(const std::string& message) const
 {
     sockaddr_un to{};
     to.sun_family = AF_UNIX;
     std::strncpy(to.sun_path, path_.c_str(), sizeof(to.sun_path) - 1);
     return ::sendto(fd_.get(), message.data(), message.size(), MSG_NOSIGNAL,
-                    reinterpret_cast<const sockaddr*>(&to), sizeof(to)) >= 0;
+                    reinterpret_cast<const sockaddr*>(&to), sizeof(to)) >= 0
+               ? 0
+               : errno;
 }
 
 } // namespace airlock::sw

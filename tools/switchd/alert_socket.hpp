@@ -28,12 +28,14 @@ class AlertSocket
     void pass(const Json& event);
 
   private:
-    bool send(const std::string& message) const;
+    /** An errno, 0 when it was taken. */
+    int send(const std::string& message) const;
 
     std::filesystem::path path_;
     UniqueFd fd_;
     std::mutex mutex_;
     std::uint64_t lost_ = 0;
+    int lastError_ = 0; ///< of the last one that was lost
 };
 
 } // namespace airlock::sw
