@@ -2,6 +2,7 @@
 
 #include "common/error.hpp"
 #include "common/fd.hpp"
+#include "common/secret.hpp"
 #include "common/socket.hpp"
 
 #include <boost/asio/buffer.hpp>
@@ -166,22 +167,24 @@ class Client::Impl
     const std::optional<tls::Peer>& peer() const { return peer_; }
 
     Response call(std::string_view method, const std::string& path,
-                  const std::optional<Json>& body)
+                  const Json& body)
     {
         return guarded([&] {
             Deadline deadline(limits_.call);
-            std::string text = body ? dumpJson(*body) : "";
+            // There may be a secret in it.
+            const WipedText text(body.is_null() ? "" : dumpJson(body));
             std::string head = requestHead(method, path);
-            if (body)
+            if (!body.is_null())
             {
                 head += fmt::format("Content-Type: {}\r\n", jsonType);
             }
             if (method != "GET")
             {
-                head += fmt::format("Content-Length: {}\r\n", text.size());
+                head += fmt::format("Content-Length: {}\r\n", text.text.size());
             }
             connect();
-            stream_->send(asBytes(head + "\r\n" + text), deadline);
+            const WipedText message((head + "\r\n") + text.text);
+            stream_->send(asBytes(message.text), deadline);
             return readResponse(deadline);
         });
     }
@@ -453,7 +456,7 @@ Client::Client(Client&&) noexcept = default;
 Client& Client::operator=(Client&&) noexcept = default;
 
 Response Client::call(std::string_view method, const std::string& path,
-                      const std::optional<Json>& body)
+                      const Json& body)
 {
     return impl_->call(method, path, body);
 }

@@ -69,9 +69,9 @@ class Client
     Client(Client&&) noexcept;
     Client& operator=(Client&&) noexcept;
 
-    /** `path` is sent as it is; an empty body: none. */
+    /** `path` is sent as it is; a body that is null: none. */
     Response call(std::string_view method, const std::string& path,
-                  const std::optional<Json>& body = std::nullopt);
+                  const Json& body = nullptr);
 
     /** Sends what the producer writes (chunked). An early answer of the server
      * ends the sending: then this throws it as Problem. */

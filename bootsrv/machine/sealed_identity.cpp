@@ -85,11 +85,13 @@ bool isInForce(const trust::Tpm& tpm,
     }
 }
 
-/** The power went after the TPM had noted the new blob. */
-bool isAlmostDone(const trust::Tpm& tpm, const SealRecord& record)
+/** The power went after the TPM had noted the new blob: then what it was asked
+ * for is not what it is any more. A copy of the blob in force that somebody put
+ * there is no new one. */
+bool isAlmostDone(const trust::Tpm& tpm, const SealRecord& record,
+                  const Digest& asked)
 {
-    return record.request->target != enrolmentTarget(tpm) &&
-           isInForce(tpm, record.next);
+    return asked != enrolmentTarget(tpm) && isInForce(tpm, record.next);
 }
 
 void finish(const trust::Tpm& tpm, const SealStore& store, SealRecord& record)
@@ -278,7 +280,7 @@ std::string dropUnwanted(const trust::Tpm& tpm, const SealStore& store,
 try
 {
     if (record.request && (record.blob || record.next) &&
-        !isAlmostDone(tpm, record))
+        !isAlmostDone(tpm, record, record.request->target))
     {
         requireWanted(tpm, *record.request, key);
     }
@@ -302,7 +304,7 @@ void enrollIdentity(const std::shared_ptr<MachineTpm>& tpm,
     }
 
     const bool done = tpm->use([&](const trust::Tpm& it) {
-        const bool out = isAlmostDone(it, record);
+        const bool out = isAlmostDone(it, record, record.request->target);
         if (out)
         {
             finish(it, store, record);
@@ -345,9 +347,8 @@ try
     {
         return "";
     }
-    if (isInForce(tpm, record.next))
+    if (isAlmostDone(tpm, record, record.rotation->target))
     {
-        // The power went after the TPM had noted it.
         finish(tpm, store, record);
         return "";
     }

@@ -26,7 +26,6 @@ constexpr std::uint64_t stagingBytes = 512U << 20;
 constexpr std::uint64_t diskBytes = 8U << 20;
 constexpr auto dirtyTime = std::chrono::minutes(15);
 constexpr auto collectTime = std::chrono::minutes(3);
-constexpr int maxStarts = 3;
 
 /** A disk that is read until the middle, where something happens. */
 class DiskUntil : public handover::ImageSource
@@ -143,60 +142,26 @@ class PowerCut : public testing::Test
         ASSERT_EQ(found.state, JobState::done) << dumpJson(found.toJson());
     }
 
-    /** Waits for the proof. False when clean mode has ended by itself, as on a
-     * machine that is so busy that the TPM does not answer in time: it is
-     * started again then, as by the supervisor, and the table says so. */
-    bool isOpen(RunningMode& mode)
-    try
-    {
-        host_.waitOpen(mode);
-        return true;
-    }
-    catch (const TimedOut&)
-    {
-        if (!mode.ended(Milliseconds(0)))
-        {
-            throw;
-        }
-        table_.emplace_back("", "clean mode that ended by itself");
-        return false;
-    }
-
     /** Clean mode; what is done in it ends with the power. */
     void clean(const SwitchedCapsule::Meanwhile& until)
     {
-        bool open = false;
-        for (int start = 0; start < maxStarts && !open; start++)
-        {
-            host_.cut(false, [&](RunningMode& mode) {
-                open = isOpen(mode);
-                if (open)
-                {
-                    until(mode);
-                }
-            });
-        }
-        ASSERT_TRUE(open);
+        host_.cut(false, [&](RunningMode& mode) {
+            host_.waitOpen(mode);
+            until(mode);
+        });
     }
 
     /** Clean mode to its own end, with a job for dirty mode. */
     void cleanToDirty(const std::string& step)
     {
-        bool open = false;
-        ModeEnd end;
-        for (int start = 0; start < maxStarts && !open; start++)
-        {
-            end = host_.run(false, host_.bootTime, [&](RunningMode& mode) {
-                open = isOpen(mode);
-                if (open)
-                {
-                    expectFailed(step);
-                    create();
-                    upload();
-                    seal();
-                }
+        const ModeEnd end =
+            host_.run(false, host_.bootTime, [&](RunningMode& mode) {
+                host_.waitOpen(mode);
+                expectFailed(step);
+                create();
+                upload();
+                seal();
             });
-        }
         ASSERT_TRUE(end.dirtyNext) << end.console;
     }
 

@@ -1,8 +1,10 @@
+#include "bootsrv/machine/staging.hpp"
 #include "tests/integration/boot_jobs.hpp"
 #include "tests/modes/boot_sector.hpp"
 #include "tests/modes/switched_capsule.hpp"
 #include "tools/rigs/guest_case.hpp"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -20,11 +22,14 @@ using boot::JobState;
 using capsule::ModeEnd;
 using capsule::RunningMode;
 using testing::Contains;
+using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::StartsWith;
 
 constexpr std::uint64_t stagingBytes = 512U << 20;
 constexpr std::uint64_t diskBytes = 2U << 20;
+/** Of staging, where its header is. */
+constexpr std::size_t headBytes = 64U << 10;
 constexpr auto dirtyTime = std::chrono::minutes(15);
 
 /** A tenant with its guest. */
@@ -43,6 +48,8 @@ struct Tenant
     std::string host; ///< its host agent
     Bytes sentinel;
     std::string id;
+    /** What its job is encrypted with on the disk. */
+    Bytes key;
 };
 
 class Remanence : public testing::Test
@@ -90,6 +97,23 @@ class Remanence : public testing::Test
         });
     }
 
+    /** Of the job that dirty mode has, from outside. */
+    Bytes jobKey()
+    {
+        Bytes head(headBytes);
+        const UniqueFd disk = openFile(host_.capsule().stagingDisk(), O_RDONLY);
+        readExactAt(disk.get(), head, host_.capsule().layout().staging);
+        const std::filesystem::path file = home_.path() / "head";
+        writeFileAtomic(file, head);
+        machine::DeviceBlocks staging(file);
+        const std::optional<Secret> key = machine::readHeader(staging);
+        if (!key)
+        {
+            throw Error("dirty mode runs without the key of a job");
+        }
+        return copyOf(key->view());
+    }
+
     std::size_t inMemory(ByteView text) const
     {
         return occurrences(memory(), text);
@@ -120,10 +144,14 @@ TEST_F(Remanence, NothingOfATenantIsThereWhileTheNextOneBoots)
                 Contains(StartsWith("data.img")));
 
     dirty([&] {
+        blue.key = jobKey();
         // It is there while its guest boots: on its disk, and in its memory.
         EXPECT_GT(inMemory(blue.sentinel), 0U);
         EXPECT_GT(inMemory(masked(blue.sentinel)), 0U);
         EXPECT_THAT(inFiles(blue.sentinel), IsEmpty());
+        // With its key, whoever has the disk has the job.
+        EXPECT_GT(inMemory(blue.key), 0U);
+        EXPECT_THAT(inFiles(blue.key), ElementsAre(StartsWith("staging.img")));
     });
 
     host_.run(false, host_.bootTime, [&](RunningMode& mode) {
@@ -135,7 +163,9 @@ TEST_F(Remanence, NothingOfATenantIsThereWhileTheNextOneBoots)
     dirty([&] {
         EXPECT_GT(inMemory(green.sentinel), 0U);
         EXPECT_GT(inMemory(masked(green.sentinel)), 0U);
-        for (const Bytes& text : {blue.sentinel, masked(blue.sentinel)})
+        EXPECT_NE(jobKey(), blue.key);
+        for (const Bytes& text :
+             {blue.sentinel, masked(blue.sentinel), blue.key})
         {
             EXPECT_EQ(inMemory(text), 0U);
             EXPECT_THAT(inFiles(text), IsEmpty());

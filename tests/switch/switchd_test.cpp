@@ -126,7 +126,7 @@ class Switchd : public Switch
 
     unsigned problemOf(const std::string& name, const std::string& role,
                        const std::string& method, const std::string& path,
-                       const std::optional<Json>& body = std::nullopt)
+                       const Json& body = nullptr)
     {
         try
         {

@@ -335,6 +335,17 @@ TEST_F(RotationTest, PowerCutAfterTheTpmHasNotedItLeavesTheNewRoot)
     expectNewRoot();
 }
 
+TEST_F(RotationTest, CopyOfWhatIsInForceIsNoNewRoot)
+{
+    ask(siteKey);
+    SealRecord record = store.read();
+    record.next = record.blob;
+    store.write(record);
+    EXPECT_EQ(rotate(), "");
+    EXPECT_FALSE(store.read().rotation);
+    expectNewRoot();
+}
+
 TEST_F(RotationTest, AnotherStateGetsNothing)
 {
     ask(siteKey);

@@ -25,7 +25,7 @@ namespace
 {
 
 constexpr int room = 256 << 20;
-constexpr int lookEvery = 200; // ms
+constexpr Milliseconds lookEvery{200};
 /** So long until all that came before it is known, from the agent too. */
 constexpr Milliseconds settled{1000};
 
@@ -69,13 +69,21 @@ class Capture
             {
                 entries.push_back({end->fd(), POLLIN, 0});
             }
-            ::poll(entries.data(), entries.size(), lookEvery);
+            ::poll(entries.data(), entries.size(),
+                   static_cast<int>(lookEvery.count()));
             take();
             writeUpTo(std::chrono::system_clock::now() - settled);
         }
         take();
+        takeEvents();
         writeUpTo(WallTime::max());
         summarize();
+        if (!trouble_.empty())
+        {
+            throw Error("not all events of the switch agent are in the "
+                        "capture: " +
+                        trouble_);
+        }
     }
 
   private:
@@ -127,19 +135,38 @@ class Capture
                 pending_.emplace(caught.time, std::move(entry));
             }
         }
+        if (asked_.passed())
+        {
+            takeEvents();
+            asked_ = Deadline(lookEvery);
+        }
+    }
+
+    /** Frames are seen without the agent, too, while it starts anew. */
+    void takeEvents()
+    try
+    {
+        const Json events = agent().call("events")["events"];
         for (const std::string& port : options_.ports)
         {
             if (open_[port])
             {
-                takeEvents(port);
+                takeEvents(events, port);
             }
         }
     }
-
-    void takeEvents(const std::string& port)
+    catch (const Error& error)
     {
-        for (const PortEvent& event :
-             portEvents(agent().call("events")["events"], port))
+        if (trouble_.empty())
+        {
+            say(std::chrono::system_clock::now(), "", error.what());
+        }
+        trouble_ = error.what();
+    }
+
+    void takeEvents(const Json& events, const std::string& port)
+    {
+        for (const PortEvent& event : portEvents(events, port))
         {
             if (event.time <= seen_[port])
             {
@@ -224,6 +251,8 @@ class Capture
     std::vector<std::unique_ptr<CableEnd>> ends_;
     std::map<std::string, std::optional<bool>> open_; ///< of boot ports
     std::map<std::string, WallTime> seen_;
+    Deadline asked_{Milliseconds(0)};
+    std::string trouble_;
     std::multimap<WallTime, Entry> pending_;
     std::map<std::pair<std::string, std::string>, Counts> counts_;
 };

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -44,12 +45,12 @@ void end(const std::optional<KnownProcess>& process)
     {
         return;
     }
-    ::kill(process->pid, SIGTERM);
+    process->signal(SIGTERM);
     if (waitGone(*process, gentle))
     {
         return;
     }
-    ::kill(process->pid, SIGKILL);
+    process->signal(SIGKILL);
     if (!waitGone(*process, hard))
     {
         throw TimedOut(
@@ -98,6 +99,16 @@ bool KnownProcess::alive() const
     const UniqueFd proc = openFile("/proc", O_RDONLY | O_DIRECTORY);
     const auto now = of(pid, proc.get());
     return now && now->start == start;
+}
+
+void KnownProcess::signal(int number) const
+{
+    // First a handle, then the look: so it is the one that is looked at.
+    const UniqueFd handle(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (handle && alive())
+    {
+        ::syscall(SYS_pidfd_send_signal, handle.get(), number, nullptr, 0);
+    }
 }
 
 RigState::RigState(const fs::path& build)

@@ -22,6 +22,8 @@ struct KnownProcess
      * /proc, for who may have another one mounted by now. */
     static std::optional<KnownProcess> of(pid_t pid, int proc);
     bool alive() const;
+    /** To this process, and to none that has got its number since. */
+    void signal(int number) const;
 };
 
 /** Where a rig of this build has its files. */

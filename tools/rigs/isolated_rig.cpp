@@ -196,16 +196,28 @@ boot::Client IsolatedRig::client()
 
 std::string IsolatedRig::mode() const
 {
-    constexpr std::string_view mark = "A mode starts MODE=";
-    constexpr std::size_t length = 5; // of "clean" and "dirty"
-    if (!fs::exists(bootLog()))
+    return fs::exists(bootLog()) ? modeIn(readTextFile(bootLog(), maxLog))
+                                 : "off";
+}
+
+std::string modeIn(std::string_view log)
+{
+    constexpr std::string_view field = " MODE=";
+    const std::size_t start = log.rfind("A mode starts ");
+    if (start == std::string_view::npos)
     {
         return "off";
     }
-    const std::string text = readTextFile(bootLog(), maxLog);
-    const std::size_t at = text.rfind(mark);
-    return at == std::string::npos ? "off"
-                                   : text.substr(at + mark.size(), length);
+    std::string_view line = log.substr(start);
+    line = line.substr(0, line.find('\n'));
+    const std::size_t at = line.find(field);
+    if (at == std::string_view::npos)
+    {
+        throw Error("the supervisor does not say which mode it starts: " +
+                    std::string(line));
+    }
+    line.remove_prefix(at + field.size());
+    return std::string(line.substr(0, line.find(' ')));
 }
 
 fs::path IsolatedRig::console() const

@@ -89,4 +89,8 @@ class IsolatedRig
     std::unique_ptr<HostRig> production_;
 };
 
+/** The mode that a supervisor's log says it has started last: "clean", "dirty",
+ * or "off" when none was. */
+std::string modeIn(std::string_view log);
+
 } // namespace airlock::rig
