@@ -84,10 +84,23 @@ class DebianHost
         return shell_->run(command, timeout);
     }
 
-    /** What a command says that has to fail. */
+    /** What a command says that fails; "" when it does not. A time-out is
+     * none: then the shell is lost. */
     std::string refusal(const std::string& command)
     {
-        return errorOf<Error>([&] { run(command); });
+        try
+        {
+            run(command);
+            return "";
+        }
+        catch (const TimedOut&)
+        {
+            throw;
+        }
+        catch (const Error& error)
+        {
+            return error.what();
+        }
     }
 
     /** Until the command succeeds. */
@@ -160,6 +173,16 @@ class UnitsTest : public testing::Test
 
     DebianHost& host = *shared;
 
+    /** Of those that the peer of the boot port sends when it comes up, those
+     * that come out at the bridge. */
+    int framesThatPass()
+    {
+        return std::stoi(host.run(
+            "cd /sys/class/net/br0/statistics && before=$(cat rx_packets) && "
+            "ip link set host0 down && ip link set host0 up && sleep 5 && "
+            "echo $(($(cat rx_packets) - before))"));
+    }
+
     /** The unit's process ended and another one is there. */
     void expectAnother(const std::string& unit, const std::string& pid,
                        Milliseconds timeout)
@@ -208,10 +231,11 @@ class UnitsTest : public testing::Test
 
 TEST_F(UnitsTest, InstalledProgramsFindTheirLibraries)
 {
-    EXPECT_THAT(host.run("for program in /usr/bin/airlock* "
+    // In a shell of its own, for it is to end at the first that fails.
+    EXPECT_THAT(host.run("(for program in /usr/bin/airlock* "
                          "/usr/libexec/airlock/* "
                          "/usr/lib/airlock/*/qemu-system-x86_64; do "
-                         "ldd $program || exit; done"),
+                         "ldd $program || exit; done)"),
                 Not(HasSubstr("not found")));
     host.run("test -s /usr/share/bash-completion/completions/airlockctl");
 }
@@ -219,7 +243,16 @@ TEST_F(UnitsTest, InstalledProgramsFindTheirLibraries)
 TEST_F(UnitsTest, SystemdHasNothingToSayAgainstTheUnits)
 {
     EXPECT_EQ(host.run("systemd-analyze verify --man=no "
-                       "/usr/lib/systemd/system/airlock-*.service"),
+                       "/usr/lib/systemd/system/airlock-*.service "
+                       "/usr/lib/systemd/system/airlock-*.socket"),
+              "");
+    // "man:airlockctl(1)" is a file, though there are no other manuals here.
+    EXPECT_EQ(host.run("sed -n 's/^Documentation=//p' "
+                       "/usr/lib/systemd/system/airlock-* | tr ' ' '\\n' | "
+                       "sed -n 's/^man:\\(.*\\)(\\(.\\))/\\2 \\1/p' | "
+                       "while read -r section page; do test -s "
+                       "/usr/share/man/man$section/$page.$section || "
+                       "echo no $page; done"),
               "");
     // So it would say something.
     EXPECT_THAT(
@@ -268,7 +301,8 @@ TEST_F(UnitsTest, DaemonsStartAndSaySo)
         EXPECT_EQ(host.property(daemon, "Type"), "notify");
         EXPECT_NE(host.property(daemon, "StatusText"), "");
     }
-    EXPECT_EQ(host.property("airlock-switchd-fence", "Result"), "success");
+    // It stays "active" once it has run.
+    EXPECT_EQ(host.property("airlock-switchd-fence", "ActiveState"), "active");
 }
 
 struct Fence
@@ -312,7 +346,9 @@ TEST_F(UnitsTest, ExposureGrowsNoFurther)
          std::map<std::string, double>{{"airlock-bootd", 3.1},
                                        {"airlock-hostd", 1.9},
                                        {"airlock-switchd", 2.2},
-                                       {"airlock-switchd-fence", 1.8}})
+                                       {"airlock-switchd-fence", 1.8},
+                                       {"airlock-switch-alert", 1.8},
+                                       {"airlock-capsules", 3.1}})
     {
         std::string text = host.run(fmt::format(
             "systemd-analyze security --no-pager {} | "
@@ -361,7 +397,32 @@ TEST_F(UnitsTest, ControlSocketsAreApart)
         host.wait("airlockctl list", commandTime);
         host.wait("airlockctl switch ports", commandTime);
     }
-    EXPECT_NE(host.refusal("runuser -u libvirt-qemu -- airlockctl list"), "");
+    EXPECT_THAT(host.refusal("runuser -u libvirt-qemu -- airlockctl list"),
+                HasSubstr("ermission denied"));
+}
+
+TEST_F(UnitsTest, SwitchAlertsReachACommandWithoutPrivileges)
+{
+    host.run("systemctl enable --now airlock-switch-alert.socket");
+    host.wait("ip link set host0 down && ip link set host0 up && sleep 5 && "
+              "grep -q 'boot0' /tmp/systemd-private-*/tmp/alerts",
+              commandTime);
+    const std::string told =
+        host.run("cat /tmp/systemd-private-*-airlock-switch-alert*/tmp/alerts");
+    EXPECT_THAT(told, HasSubstr("CapEff:\t0000000000000000"));
+    EXPECT_THAT(told, HasSubstr("NoNewPrivs:\t1"));
+    EXPECT_THAT(told, HasSubstr("ls: cannot open directory '/run/airlock'"));
+}
+
+TEST_F(UnitsTest, CapsulesAreKeptByAUserOfTheirOwn)
+{
+    EXPECT_THAT(host.run("id -nG airlock-capsules"), HasSubstr("kvm"));
+    // Nothing was made yet: the unit says so from inside its sandbox.
+    EXPECT_NE(host.refusal("systemctl start airlock-capsules"), "");
+    EXPECT_THAT(host.run("journalctl -b -q --no-pager -o cat "
+                         "-u airlock-capsules"),
+                HasSubstr("capsule make"));
+    host.run("systemctl stop airlock-capsules");
 }
 
 TEST_F(UnitsTest, OneThatIsKilledComesBack)
@@ -413,8 +474,12 @@ TEST_F(UnitsTest, StoppingIsClean)
         EXPECT_EQ(host.property(daemon, "ActiveState"), "inactive") << daemon;
         EXPECT_EQ(host.property(daemon, "ExecMainStatus"), "0") << daemon;
     }
-    EXPECT_THAT(host.run("nft list tables"), HasSubstr("bridge airlock"))
-        << "the ports are shut without the agent, too";
+    // The ports are shut without the agent, too.
+    EXPECT_EQ(framesThatPass(), 0);
+    host.run("nft flush ruleset; bridge link set dev boot0 locked off "
+             "isolated off");
+    EXPECT_GT(framesThatPass(), 0);
+    host.run("systemctl restart airlock-switchd-fence");
     for (const std::string& daemon : daemons)
     {
         host.run("systemctl start " + daemon);
