@@ -90,18 +90,34 @@ bool enterNamespaces()
     return all;
 }
 
-/** The outer process: nothing but to wait. */
-[[noreturn]] void waitAndExit(pid_t child)
+/** The outer process: nothing but to wait for the child, blocked `news`, and to
+ * end it when it is asked to end itself. */
+[[noreturn]] void waitAndExit(pid_t child, const sigset_t& news)
 {
     int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR)
-    {}
-    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    while (::waitpid(child, &status, WNOHANG) == 0)
+    {
+        int number = 0;
+        ::sigwait(&news, &number);
+        if (number != SIGCHLD)
+        {
+            ::kill(child, SIGKILL);
+        }
+    }
+    ::_exit(exitCodeOf(status));
 }
 
-/** Goes on in a child that does not outlive this process. */
-void forkInside()
+/** Goes on in a child. What it returns can be read once this process has gone.
+ */
+UniqueFd forkInside()
 {
+    sigset_t news;
+    sigset_t before;
+    ::sigemptyset(&news);
+    for (int number : {SIGCHLD, SIGTERM, SIGINT, SIGHUP})
+    {
+        ::sigaddset(&news, number);
+    }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
     {
@@ -109,6 +125,7 @@ void forkInside()
     }
     UniqueFd alive(ends[0]);
     UniqueFd parent(ends[1]);
+    ::sigprocmask(SIG_BLOCK, &news, &before);
     pid_t child = ::fork();
     if (child < 0)
     {
@@ -116,9 +133,14 @@ void forkInside()
     }
     if (child > 0)
     {
-        waitAndExit(child);
+        waitAndExit(child, news);
     }
-    parent.reset();
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    return alive;
+}
+
+void dieWithParent(const UniqueFd& alive)
+{
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     pollfd poll = {alive.get(), 0, 0};
     if (::poll(&poll, 1, 0) > 0)
@@ -209,8 +231,6 @@ void dropPrivileges(const Isolation& isolation)
     {
         throwErrno("cannot give up privileges");
     }
-    // Changing ids has cleared it.
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 } // namespace
@@ -218,7 +238,7 @@ void dropPrivileges(const Isolation& isolation)
 std::vector<std::string> isolate(const Isolation& isolation)
 {
     bool all = enterNamespaces();
-    forkInside();
+    const UniqueFd parent = forkInside();
     std::vector<std::string> missing =
         all ? arrangeMounts(isolation)
             : std::vector<std::string>{fenceParts[0]};
@@ -227,7 +247,14 @@ std::vector<std::string> isolate(const Isolation& isolation)
     limit(RLIMIT_NOFILE, descriptors);
     limit(RLIMIT_FSIZE, isolation.fileBytes);
     dropPrivileges(isolation);
+    // Not earlier: changing ids clears it.
+    dieWithParent(parent);
     return missing;
+}
+
+int exitCodeOf(int status)
+{
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 Isolation::User findUser(const std::string& name)

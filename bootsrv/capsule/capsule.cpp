@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -125,21 +124,6 @@ std::string tail(const std::string& text, std::size_t size)
     return text.size() <= size ? text : text.substr(text.size() - size);
 }
 
-/** Until nobody has the other end open any more. */
-void waitForEnd(int fd, Milliseconds time)
-{
-    std::array<char, 64> ignored{};
-    for (const Deadline deadline(time); !deadline.passed();)
-    {
-        pollfd poll = {fd, POLLIN, 0};
-        if (::poll(&poll, 1, deadline.pollTimeout()) > 0 &&
-            ::read(fd, ignored.data(), ignored.size()) <= 0)
-        {
-            return;
-        }
-    }
-}
-
 std::pair<UniqueFd, UniqueFd> makePipe()
 {
     int ends[2];
@@ -250,7 +234,15 @@ RunningMode::RunningMode(fs::path directory, CapsuleOptions options,
         startTpm(std::move(tpms));
         ours = std::move(qemus);
     }
-    startQemu(std::move(ours));
+    try
+    {
+        startQemu(std::move(ours));
+    }
+    catch (...)
+    {
+        kill();
+        throw;
+    }
 }
 
 RunningMode::~RunningMode()
@@ -258,18 +250,32 @@ RunningMode::~RunningMode()
     kill();
 }
 
+ExitStatus RunningMode::end(Process& process) const
+{
+    if (!options_.fence)
+    {
+        return process.kill();
+    }
+    // It is the one that waits until all behind the fence have gone.
+    process.signal(SIGTERM);
+    std::optional<ExitStatus> out;
+    while (!out)
+    {
+        out = process.wait(std::chrono::hours(1));
+    }
+    return *out;
+}
+
 void RunningMode::kill()
 {
     if (qemu_)
     {
-        qemu_->kill();
+        end(*qemu_);
     }
     if (tpm_)
     {
-        tpm_->kill();
-        waitForEnd(tpmAlive_.get(), tpmTime);
+        end(*tpm_);
     }
-    // At the end of the console all of QEMU has gone, behind a fence too.
     if (reader_.joinable())
     {
         reader_.join();
@@ -292,7 +298,6 @@ void RunningMode::addFence(SpawnOptions& to, const char* directory,
 
 void RunningMode::startTpm(UniqueFd control)
 {
-    auto [alive, end] = makePipe();
     SpawnOptions options;
     options.argv = {"swtpm",
                     "socket",
@@ -303,14 +308,13 @@ void RunningMode::startTpm(UniqueFd control)
                     fmt::format("type=unixio,clientfd={}", control.get()),
                     "--terminate"};
     options.inheritFds = {control.get()};
-    options.stdoutFd = end.get();
+    options.stdoutFd = -1;
     // It says a line when QEMU goes, too.
     const UniqueFd said =
         openFile(directory_ / "tpm.log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     options.stderrFd = said.get();
     addFence(options, tpmDirectory, tpmFile);
     tpm_.emplace(options);
-    tpmAlive_ = std::move(alive);
 }
 
 void RunningMode::startQemu(UniqueFd tpm)
@@ -437,7 +441,7 @@ ModeEnd RunningMode::finish(Milliseconds limit)
     ModeEnd out;
     const auto status = qemu_->wait(limit);
     out.timedOut = !status;
-    out.status = status ? *status : qemu_->kill();
+    out.status = status ? *status : end(*qemu_);
     // It ends by itself when QEMU has gone, after it wrote its state.
     if (tpm_)
     {

@@ -94,13 +94,15 @@ class RunningMode
     ModeEnd finish(Milliseconds limit);
     /** Waits until the console has said this; TimedOut with its last words. */
     void waitForConsole(const std::string& text, Milliseconds limit);
-    /** As if the plug was pulled, of the machine and its TPM. */
+    /** As if the plug was pulled, of the machine and its TPM. On return nothing
+     * of them is left; when the kernel cannot end them, there is none. */
     void kill();
 
     /** Everything of QEMU's that a test wants. */
     QmpClient qmp() const;
 
   private:
+    ExitStatus end(Process& process) const;
     void startTpm(UniqueFd control);
     void startQemu(UniqueFd tpm);
     void readConsole(UniqueFd from, UniqueFd file);
@@ -114,7 +116,6 @@ class RunningMode
     ModeParts parts_;
     UniqueFd lock_;
     std::optional<Process> tpm_;
-    UniqueFd tpmAlive_; ///< at its end when all of the TPM has gone
     std::optional<Process> qemu_;
     mutable std::mutex mutex_;
     std::string console_;

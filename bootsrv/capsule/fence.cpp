@@ -5,7 +5,11 @@
 #include "common/log.hpp"
 
 #include <CLI/CLI.hpp>
+#include <linux/close_range.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -32,7 +36,7 @@ struct Options
     std::vector<std::string> command;
 };
 
-void becomeProgram(const Options& options)
+[[noreturn]] void becomeProgram(const Options& options)
 {
     std::vector<char*> argv;
     for (const std::string& word : options.command)
@@ -59,6 +63,31 @@ void goBehind(Options& options)
     ::umask(privateMask);
     // What we were in before is outside: its parent would lead there.
     fs::current_path(options.isolation.runDirectory);
+}
+
+/** The program as a child: we stay the first process behind the fence, whose
+ * end the program cannot outlive, whatever it does, and which it cannot get
+ * at. */
+int runProgram(const Options& options)
+{
+    ::prctl(PR_SET_DUMPABLE, 0);
+    const pid_t child = ::fork();
+    if (child < 0)
+    {
+        throwErrno("cannot start a process");
+    }
+    if (child == 0)
+    {
+        becomeProgram(options);
+    }
+    ::syscall(SYS_close_range, 3U, ~0U, 0U);
+    int status = 0;
+    // Orphans come to us, too.
+    for (pid_t ended = 0; ended != child;)
+    {
+        ended = ::wait(&status);
+    }
+    return boot::exitCodeOf(status);
 }
 
 } // namespace
@@ -115,7 +144,7 @@ int runFenced(int argc, const char* const* argv)
     try
     {
         goBehind(options);
-        becomeProgram(options);
+        return runProgram(options);
     }
     catch (const std::exception& error)
     {

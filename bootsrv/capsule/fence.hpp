@@ -33,8 +33,9 @@ struct Fence
 /** The command of runFenced(). */
 inline constexpr const char* fenced = "fenced";
 
-/** airlock-bootd fenced: goes behind the fence and becomes the program. For
- * putAround() only. Returns an exit code when it cannot. */
+/** airlock-bootd fenced: goes behind the fence and runs the program there. For
+ * putAround() only. Returns an exit code. To end all of it and to see the end,
+ * send SIGTERM (see boot::isolate()). */
 int runFenced(int argc, const char* const* argv);
 
 } // namespace airlock::capsule

@@ -1,12 +1,18 @@
 #include "bootsrv/capsule/capsule.hpp"
+#include "common/socket.hpp"
 #include "tests/capsules/fake_capsule.hpp"
 #include "tests/switch/switch_rig.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 
+#include <csignal>
+#include <functional>
 #include <set>
 #include <sstream>
+#include <thread>
 
 // What somebody who has taken over the QEMU of a capsule finds: a script in its
 // place looks around. As root, and with the programs as the user "nobody".
@@ -17,6 +23,7 @@ namespace
 {
 
 using testing::HasSubstr;
+using testing::IsEmpty;
 using testing::Not;
 
 constexpr auto enough = std::chrono::minutes(2);
@@ -57,6 +64,7 @@ class FenceTest : public testing::Test
                all +
                "/other/secret 2>&1)\n"
                "echo processes: $(ls -d /proc/[0-9]* | wc -l)\n"
+               "echo first: $(ls /proc/1/fd 2>/dev/null)\n"
                "echo network: $(ip -o link show up)\n"
                "echo environment: $(env)\n"
                "for fd in /proc/self/fd/*; do\n"
@@ -104,6 +112,7 @@ TEST_F(FenceTest, WithoutItEverythingIsInReach)
     EXPECT_THAT(seen, HasSubstr("secret: another tenant's"));
     EXPECT_THAT(seen, HasSubstr("data.img"));
     EXPECT_THAT(seen, HasSubstr("LOOPBACK,UP"));
+    EXPECT_THAT(seen, HasSubstr("first: 0"));
     EXPECT_THAT(seen, HasSubstr("images: written"));
 }
 
@@ -121,6 +130,7 @@ TEST_F(FenceTest, NothingOfTheHostIsInReach)
     EXPECT_THAT(seen, HasSubstr("mine: run\n"));
     EXPECT_THAT(seen, Not(HasSubstr("another tenant")));
     EXPECT_THAT(seen, Not(HasSubstr("UP")));
+    EXPECT_THAT(seen, HasSubstr("first:\n"));
     EXPECT_THAT(seen, HasSubstr("images: refused"));
     EXPECT_THAT(seen, Not(HasSubstr("leaks")));
     EXPECT_THAT(seen, Not(HasSubstr("fenced off less")));
@@ -158,34 +168,107 @@ TEST_F(FenceTest, CleanModeHasTheCableAndNoOtherNetwork)
     EXPECT_THAT(seen, Not(HasSubstr("UP")));
 }
 
-/** How many processes have it open. */
-std::size_t holders(const std::filesystem::path& file)
+/** One that takes a capsule's power has gone, and still has its disk. */
+class FencePlugTest : public FenceTest
 {
-    std::size_t out = 0;
-    for (const auto& process : std::filesystem::directory_iterator("/proc"))
+  protected:
+    FencePlugTest()
     {
-        std::error_code gone;
-        for (const auto& fd :
-             std::filesystem::directory_iterator(process.path() / "fd", gone))
+        // It does not die with its parent, and is not heard of any more.
+        options.qemu = test::script(home.path() / "stays",
+                                    "exec setpriv --pdeathsig clear sh -c '\n"
+                                    "setsid sleep 600 >&- 2>&- &\n"
+                                    "echo begins; exec sleep 600 >&- 2>&-'");
+    }
+
+    ~FencePlugTest() override
+    {
+        for (const pid_t it : holders())
         {
-            out += std::filesystem::read_symlink(fd.path(), gone) == file ? 1U
-                                                                          : 0U;
+            ::kill(it, SIGKILL);
         }
     }
-    return out;
+
+    /** Has a mode at work, and does this. */
+    void during(const std::function<void(RunningMode&)>& action)
+    {
+        RunningMode mode = mine.capsule().start(options, true);
+        mode.waitForConsole("begins", enough);
+        action(mode);
+    }
+
+    /** Who has the disk open, but for us. */
+    std::set<pid_t> holders() const
+    {
+        std::set<pid_t> out;
+        for (const auto& process : std::filesystem::directory_iterator("/proc"))
+        {
+            const pid_t pid = std::atoi(process.path().filename().c_str());
+            std::error_code gone;
+            for (const auto& fd : std::filesystem::directory_iterator(
+                     process.path() / "fd", gone))
+            {
+                if (pid > 0 && pid != ::getpid() &&
+                    std::filesystem::read_symlink(fd.path(), gone) == disk)
+                {
+                    out.insert(pid);
+                }
+            }
+        }
+        return out;
+    }
+
+    std::filesystem::path disk = mine.directory() / "staging.img";
+};
+
+TEST_F(FencePlugTest, WithoutItSomethingOutlivesThePlug)
+{
+    during([](RunningMode& mode) { mode.kill(); });
+    EXPECT_THAT(holders(), Not(IsEmpty()));
 }
 
-TEST_F(FenceTest, NothingOutlivesThePlug)
+TEST_F(FencePlugTest, NothingOutlivesThePlug)
 {
     raise();
-    options.qemu = test::script(home.path() / "stays",
-                                "echo begins\nsleep 600 & sleep 600");
-    const std::filesystem::path disk = mine.directory() / "staging.img";
-    RunningMode mode = mine.capsule().start(options, true);
-    mode.waitForConsole("begins", enough);
-    EXPECT_GT(holders(disk), 1U);
-    mode.kill();
-    EXPECT_EQ(holders(disk), 0U);
+    during([this](RunningMode& mode) {
+        EXPECT_THAT(holders(), Not(IsEmpty()));
+        mode.kill();
+        EXPECT_THAT(holders(), IsEmpty());
+    });
+}
+
+TEST_F(FencePlugTest, NothingOutlivesTheSupervisor)
+{
+    raise();
+    auto [begun, ends] = socketPair();
+    const pid_t supervisor = ::fork();
+    if (supervisor == 0)
+    {
+        try
+        {
+            during([fd = ends.get()](RunningMode&) {
+                ::shutdown(fd, SHUT_RDWR);
+                ::pause();
+            });
+        }
+        catch (const std::exception& error)
+        {
+            std::fprintf(stderr, "%s\n", error.what());
+        }
+        ::_exit(1);
+    }
+    ends.reset();
+    char nothing = 0;
+    EXPECT_EQ(::read(begun.get(), &nothing, 1), 0);
+    EXPECT_GT(holders().size(), 1U);
+    ::kill(supervisor, SIGKILL);
+    ASSERT_EQ(::waitpid(supervisor, nullptr, 0), supervisor);
+    for (const Deadline deadline(enough);
+         !holders().empty() && !deadline.passed();)
+    {
+        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    EXPECT_THAT(holders(), IsEmpty());
 }
 
 } // namespace
