@@ -5,6 +5,7 @@
 #include "common/log.hpp"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 #include <linux/close_range.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -55,10 +56,12 @@ void goBehind(Options& options)
         options.isolation.user = boot::findUser(options.user);
     }
     ::umask(mountsMask);
-    for (const std::string& part : boot::isolate(options.isolation))
+    const std::vector<std::string> missing = boot::isolate(options.isolation);
+    if (!missing.empty())
     {
-        log::warning("A capsule is fenced off less than it could be",
-                     {{"MISSING", part}});
+        throw Error(fmt::format("the kernel does not allow a part of the "
+                                "fence: {}",
+                                fmt::join(missing, ", ")));
     }
     ::umask(privateMask);
     // What we were in before is outside: its parent would lead there.

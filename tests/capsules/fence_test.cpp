@@ -133,7 +133,15 @@ TEST_F(FenceTest, NothingOfTheHostIsInReach)
     EXPECT_THAT(seen, HasSubstr("first:\n"));
     EXPECT_THAT(seen, HasSubstr("images: refused"));
     EXPECT_THAT(seen, Not(HasSubstr("leaks")));
-    EXPECT_THAT(seen, Not(HasSubstr("fenced off less")));
+}
+
+TEST_F(FenceTest, NothingStartsBehindHalfOfIt)
+{
+    raise();
+    options.fence->hidden = home.path() / "missing";
+    const ModeEnd end = mine.capsule().run(options, true, enough);
+    EXPECT_FALSE(end.status.ok());
+    EXPECT_EQ(end.console, "");
 }
 
 TEST_F(FenceTest, DirtyModeHoldsOnlyWhatItWorksOn)
