@@ -155,27 +155,39 @@ bool mountOver(const char* type, const char* where, unsigned long flags,
     return ::mount(type, where, type, flags, options) == 0;
 }
 
+bool makeEmpty(const std::filesystem::path& directory)
+{
+    return mountOver("tmpfs", directory.c_str(),
+                     MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k");
+}
+
+bool makeReadOnly(int directory, const char* path, unsigned flags)
+{
+    mount_attr attributes = {};
+    attributes.attr_set = MOUNT_ATTR_RDONLY;
+    return ::mount_setattr(directory, path, flags, &attributes,
+                           sizeof(attributes)) == 0;
+}
+
 /** Makes the hidden directory empty but for the run directory; false when
  * that is not possible here. */
 bool hide(const Isolation& isolation)
 {
-    if (isolation.hidden.empty())
+    if (isolation.hidden.empty() && !isolation.runReadOnly)
     {
         return true;
     }
-    auto run = UniqueFd(static_cast<int>(
-        ::syscall(SYS_open_tree, AT_FDCWD, isolation.runDirectory.c_str(),
-                  OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
-    if (!run ||
-        !mountOver("tmpfs", isolation.hidden.c_str(),
-                   MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k"))
+    const UniqueFd run(::open_tree(AT_FDCWD, isolation.runDirectory.c_str(),
+                                   OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    if (!run || (!isolation.hidden.empty() && !makeEmpty(isolation.hidden)))
     {
         return false;
     }
     std::filesystem::create_directories(isolation.runDirectory);
-    return ::syscall(SYS_move_mount, run.get(), "", AT_FDCWD,
-                     isolation.runDirectory.c_str(),
-                     MOVE_MOUNT_F_EMPTY_PATH) == 0;
+    return (!isolation.runReadOnly ||
+            makeReadOnly(run.get(), "", AT_EMPTY_PATH)) &&
+           ::move_mount(run.get(), "", AT_FDCWD, isolation.runDirectory.c_str(),
+                        MOVE_MOUNT_F_EMPTY_PATH) == 0;
 }
 
 /** Which of fenceParts could not be had. */

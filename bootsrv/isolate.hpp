@@ -17,6 +17,7 @@ struct Isolation
 {
     /** The one directory that it works in. */
     std::filesystem::path runDirectory;
+    bool runReadOnly = false; ///< and writes nothing to
     /** Made empty for it, but for runDirectory when that lies below. */
     std::filesystem::path hidden;
     /** Who it becomes when it is started by root; none: root without any

@@ -282,17 +282,15 @@ void RunningMode::kill()
     }
 }
 
-void RunningMode::addFence(SpawnOptions& to, const char* directory,
-                           std::uint64_t fileBytes) const
+void RunningMode::addFence(SpawnOptions& to, const Fence::Room& room) const
 {
-    const fs::path work = directory_ / directory;
     if (options_.fence)
     {
-        options_.fence->putAround(to, work, fileBytes);
+        options_.fence->putAround(to, room);
     }
     else
     {
-        to.workingDirectory = work;
+        to.workingDirectory = room.directory;
     }
 }
 
@@ -313,7 +311,9 @@ void RunningMode::startTpm(UniqueFd control)
     const UniqueFd said =
         openFile(directory_ / "tpm.log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     options.stderrFd = said.get();
-    addFence(options, tpmDirectory, tpmFile);
+    addFence(options, {.directory = directory_ / tpmDirectory,
+                       .mayWrite = true,
+                       .fileBytes = tpmFile});
     tpm_.emplace(options);
 }
 
@@ -359,7 +359,8 @@ void RunningMode::startQemu(UniqueFd tpm)
     options.argv = command.argv;
     options.inheritFds = command.fds();
     options.stdoutFd = to.get();
-    addFence(options, runDirectory, fs::file_size(directory_ / "staging.img"));
+    addFence(options, {.directory = directory_ / runDirectory,
+                       .fileBytes = fs::file_size(directory_ / "staging.img")});
     qemu_.emplace(options);
     to.reset();
     UniqueFd file =
@@ -522,6 +523,7 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
     {
         deliver();
     }
+    fs::remove_all(directory_ / runDirectory);
     fs::create_directory(directory_ / runDirectory);
     fs::permissions(directory_ / runDirectory, mayEnter);
     const bool all = !dirty || options.dirtyHasAll || options.keepAll;

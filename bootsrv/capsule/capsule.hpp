@@ -108,8 +108,7 @@ class RunningMode
     void readConsole(UniqueFd from, UniqueFd file);
     std::string console() const;
     std::filesystem::path qmpSocket() const;
-    void addFence(SpawnOptions& to, const char* directory,
-                  std::uint64_t fileBytes) const;
+    void addFence(SpawnOptions& to, const Fence::Room& room) const;
 
     std::filesystem::path directory_;
     CapsuleOptions options_;

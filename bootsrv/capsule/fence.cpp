@@ -95,20 +95,19 @@ int runProgram(const Options& options)
 
 } // namespace
 
-void Fence::putAround(SpawnOptions& options, const fs::path& directory,
-                      std::uint64_t fileBytes) const
+void Fence::putAround(SpawnOptions& options, const Room& room) const
 {
-    std::vector<std::string> argv = {program,
-                                     fenced,
-                                     "--directory",
-                                     directory,
-                                     "--hide",
-                                     hidden,
-                                     "--user",
-                                     user,
-                                     "--file-bytes",
-                                     std::to_string(fileBytes),
-                                     "--"};
+    std::vector<std::string> argv = {
+        program,        fenced,
+        "--directory",  room.directory,
+        "--hide",       hidden,
+        "--user",       user,
+        "--file-bytes", std::to_string(room.fileBytes)};
+    if (!room.mayWrite)
+    {
+        argv.emplace_back("--read-only");
+    }
+    argv.emplace_back("--");
     argv.insert(argv.end(), options.argv.begin(), options.argv.end());
     options.argv = std::move(argv);
     // Nothing of ours: a service manager's socket, for one.
@@ -129,6 +128,8 @@ int runFenced(int argc, const char* const* argv)
     app.add_option("--directory", options.isolation.runDirectory,
                    "what it works in")
         ->required();
+    app.add_flag("--read-only", options.isolation.runReadOnly,
+                 "it writes nothing there");
     app.add_option("--hide", options.isolation.hidden,
                    "directory to make empty");
     app.add_option("--user", options.user, "become this user");

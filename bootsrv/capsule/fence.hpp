@@ -23,11 +23,18 @@ struct Fence
      * capability. */
     std::string user;
 
-    /** Has the program of `options` start in this directory behind the fence.
-     * `fileBytes`: the longest file that it may write. */
-    void putAround(SpawnOptions& options,
-                   const std::filesystem::path& directory,
-                   std::uint64_t fileBytes) const;
+    /** What a program is given. */
+    struct Room
+    {
+        /** That it is in. */
+        std::filesystem::path directory;
+        bool mayWrite = false; ///< to the directory
+        /** The longest file that it may write, such as those passed open. */
+        std::uint64_t fileBytes = 0;
+    };
+
+    /** Has the program of `options` start behind the fence. */
+    void putAround(SpawnOptions& options, const Room& room) const;
 };
 
 /** The command of runFenced(). */

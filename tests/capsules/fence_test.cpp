@@ -60,6 +60,11 @@ class FenceTest : public testing::Test
                "echo mine: $(ls " +
                mine.directory().string() +
                ")\n"
+               "echo here: $(ls -A)\n"
+               "echo can write: $(for at in .; do\n"
+               "  [ -w $at ] && echo $at\n"
+               "done)\n"
+               "touch left 2>/dev/null\n"
                "echo secret: $(cat " +
                all +
                "/other/secret 2>&1)\n"
@@ -114,6 +119,14 @@ TEST_F(FenceTest, WithoutItEverythingIsInReach)
     EXPECT_THAT(seen, HasSubstr("LOOPBACK,UP"));
     EXPECT_THAT(seen, HasSubstr("first: 0"));
     EXPECT_THAT(seen, HasSubstr("images: written"));
+    EXPECT_THAT(seen, HasSubstr("can write: .\n"));
+}
+
+TEST_F(FenceTest, WhatAModeLeavesIsNotThereForTheNext)
+{
+    look(true);
+    EXPECT_TRUE(std::filesystem::exists(mine.directory() / "run" / "left"));
+    EXPECT_THAT(look(true), HasSubstr("here:\n"));
 }
 
 TEST_F(FenceTest, NothingOfTheHostIsInReach)
@@ -133,6 +146,15 @@ TEST_F(FenceTest, NothingOfTheHostIsInReach)
     EXPECT_THAT(seen, HasSubstr("first:\n"));
     EXPECT_THAT(seen, HasSubstr("images: refused"));
     EXPECT_THAT(seen, Not(HasSubstr("leaks")));
+}
+
+TEST_F(FenceTest, NotEvenRootMayWrite)
+{
+    raise();
+    options.fence->user = "";
+    const std::string seen = look(true);
+    EXPECT_THAT(seen, HasSubstr("user: 0"));
+    EXPECT_THAT(seen, HasSubstr("can write:\n"));
 }
 
 TEST_F(FenceTest, NothingStartsBehindHalfOfIt)
