@@ -31,6 +31,11 @@ namespace airlock::boot
 namespace
 {
 
+/** Of all programs: what is left there outlives who leaves it, and services
+ * have their sockets there, which no namespace of networks hides. */
+constexpr std::array<const char*, 4> meetingPlaces = {"/tmp", "/var/tmp",
+                                                      "/dev/shm", "/run"};
+
 constexpr int others = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
 
 void writeMap(const char* file, const std::string& text)
@@ -169,22 +174,38 @@ bool makeReadOnly(int directory, const char* path, unsigned flags)
                            sizeof(attributes)) == 0;
 }
 
-/** Makes the hidden directory empty but for the run directory; false when
- * that is not possible here. */
+/** What is not of its business. */
+bool empty(const Isolation& isolation)
+{
+    // First: it may lie below one of the others.
+    bool out = isolation.hidden.empty() || makeEmpty(isolation.hidden);
+    for (const char* place : meetingPlaces)
+    {
+        if (isolation.alone && std::filesystem::exists(place))
+        {
+            out = makeEmpty(place) && out;
+        }
+    }
+    return out;
+}
+
+/** Leaves the run directory of what is hidden, and puts what may not be written
+ * out of reach; false when that is not possible here. */
 bool hide(const Isolation& isolation)
 {
-    if (isolation.hidden.empty() && !isolation.runReadOnly)
+    if (isolation.hidden.empty() && !isolation.alone && !isolation.runReadOnly)
     {
         return true;
     }
     const UniqueFd run(::open_tree(AT_FDCWD, isolation.runDirectory.c_str(),
                                    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-    if (!run || (!isolation.hidden.empty() && !makeEmpty(isolation.hidden)))
+    if (!run || !empty(isolation))
     {
         return false;
     }
     std::filesystem::create_directories(isolation.runDirectory);
-    return (!isolation.runReadOnly ||
+    return (!isolation.alone || makeReadOnly(AT_FDCWD, "/", AT_RECURSIVE)) &&
+           (!isolation.runReadOnly ||
             makeReadOnly(run.get(), "", AT_EMPTY_PATH)) &&
            ::move_mount(run.get(), "", AT_FDCWD, isolation.runDirectory.c_str(),
                         MOVE_MOUNT_F_EMPTY_PATH) == 0;

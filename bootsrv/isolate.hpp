@@ -20,6 +20,9 @@ struct Isolation
     bool runReadOnly = false; ///< and writes nothing to
     /** Made empty for it, but for runDirectory when that lies below. */
     std::filesystem::path hidden;
+    /** Places where all programs meet (/tmp, /run and the like) are empty for
+     * it too, and nothing is to be written anywhere but in runDirectory. */
+    bool alone = false;
     /** Who it becomes when it is started by root; none: root without any
      * capability. */
     struct User

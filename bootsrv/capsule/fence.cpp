@@ -55,6 +55,7 @@ void goBehind(Options& options)
     {
         options.isolation.user = boot::findUser(options.user);
     }
+    options.isolation.alone = true;
     ::umask(mountsMask);
     const std::vector<std::string> missing = boot::isolate(options.isolation);
     if (!missing.empty())

@@ -12,7 +12,8 @@ namespace airlock::capsule
 /** What goes around a capsule's QEMU and TPM on the host: the fence of
  * bootsrv/isolate.hpp, in a process of its own (`airlock-bootd fenced`). Behind
  * it are one directory of the capsule's, the files that were passed open, and
- * the programs of the system. */
+ * to be read what the system lets everybody read, such as its programs. Nothing
+ * is in /tmp, /run and the like: no program of QEMU's can be there. */
 struct Fence
 {
     /** airlock-bootd. */

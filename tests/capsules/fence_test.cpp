@@ -5,9 +5,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
+#include <array>
 #include <csignal>
 #include <functional>
 #include <set>
@@ -29,6 +32,62 @@ using testing::Not;
 constexpr auto enough = std::chrono::minutes(2);
 constexpr const char* user = "nobody";
 
+/** Where all programs meet. */
+constexpr std::array<const char*, 4> places = {"/tmp", "/var/tmp", "/dev/shm",
+                                               "/run"};
+
+/** A file of somebody's in each of them. */
+class Marks
+{
+  public:
+    explicit Marks(std::string name) : name_(std::move(name))
+    {
+        for (const char* place : places)
+        {
+            writeFileAtomic(in(place), std::string_view("seen"));
+        }
+    }
+    Marks(const Marks&) = delete;
+    Marks& operator=(const Marks&) = delete;
+    ~Marks()
+    {
+        for (const char* place : places)
+        {
+            std::filesystem::remove(in(place));
+        }
+    }
+
+    const std::string& name() const { return name_; }
+    std::filesystem::path in(const std::filesystem::path& place) const
+    {
+        return place / name_;
+    }
+
+  private:
+    std::string name_;
+};
+
+/** A place for programs, as good as /usr: the tests' own may be one of those
+ * that a fence makes empty. */
+class ProgramPlace
+{
+  public:
+    ProgramPlace()
+    {
+        if (::unshare(CLONE_NEWNS) != 0 ||
+            ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+            ::mount("tmpfs", path().c_str(), "tmpfs", 0, "mode=0755") != 0)
+        {
+            throwErrno("cannot mount a directory for programs");
+        }
+    }
+    ProgramPlace(const ProgramPlace&) = delete;
+    ProgramPlace& operator=(const ProgramPlace&) = delete;
+    ~ProgramPlace() { ::umount2(path().c_str(), MNT_DETACH); }
+
+    static std::filesystem::path path() { return "/srv"; }
+};
+
 class FenceTest : public testing::Test
 {
   protected:
@@ -43,7 +102,7 @@ class FenceTest : public testing::Test
         runTool({"ip", "link", "set", "lo", "up"});
         runTool({"ip", "tuntap", "add", "tap7", "mode", "tap"});
         options.tap = "tap7";
-        options.qemu = test::script(home.path() / "qemu", lookAround());
+        options.qemu = test::script(programs.path() / "qemu", lookAround());
     }
 
     /** All in lines "what: ...". */
@@ -61,8 +120,14 @@ class FenceTest : public testing::Test
                mine.directory().string() +
                ")\n"
                "echo here: $(ls -A)\n"
-               "echo can write: $(for at in .; do\n"
+               "echo can write: $(for at in . / /srv /tmp /var/tmp /dev/shm "
+               "/run; do\n"
                "  [ -w $at ] && echo $at\n"
+               "done)\n"
+               "echo meets in: $(for at in /tmp /var/tmp /dev/shm /run; do\n"
+               "  [ -e $at/" +
+               marks.name() +
+               " ] && echo $at\n"
                "done)\n"
                "touch left 2>/dev/null\n"
                "echo secret: $(cat " +
@@ -101,6 +166,8 @@ class FenceTest : public testing::Test
     }
 
     TempDirectory home{"fence"};
+    Marks marks{home.path().filename().string() + ".mark"};
+    ProgramPlace programs;
     std::filesystem::path state = home.path() / "state";
     test::FakeCapsule mine{state / "mine"};
     test::FakeCapsule other{state / "other"};
@@ -119,7 +186,9 @@ TEST_F(FenceTest, WithoutItEverythingIsInReach)
     EXPECT_THAT(seen, HasSubstr("LOOPBACK,UP"));
     EXPECT_THAT(seen, HasSubstr("first: 0"));
     EXPECT_THAT(seen, HasSubstr("images: written"));
-    EXPECT_THAT(seen, HasSubstr("can write: .\n"));
+    EXPECT_THAT(seen, HasSubstr("can write: . / /srv /tmp /var/tmp /dev/shm "
+                                "/run\n"));
+    EXPECT_THAT(seen, HasSubstr("meets in: /tmp /var/tmp /dev/shm /run\n"));
 }
 
 TEST_F(FenceTest, WhatAModeLeavesIsNotThereForTheNext)
@@ -144,6 +213,8 @@ TEST_F(FenceTest, NothingOfTheHostIsInReach)
     EXPECT_THAT(seen, Not(HasSubstr("another tenant")));
     EXPECT_THAT(seen, Not(HasSubstr("UP")));
     EXPECT_THAT(seen, HasSubstr("first:\n"));
+    EXPECT_THAT(seen, HasSubstr("meets in:\n"));
+    EXPECT_THAT(seen, HasSubstr("can write:\n"));
     EXPECT_THAT(seen, HasSubstr("images: refused"));
     EXPECT_THAT(seen, Not(HasSubstr("leaks")));
 }
@@ -205,7 +276,7 @@ class FencePlugTest : public FenceTest
     FencePlugTest()
     {
         // It does not die with its parent, and is not heard of any more.
-        options.qemu = test::script(home.path() / "stays",
+        options.qemu = test::script(programs.path() / "stays",
                                     "exec setpriv --pdeathsig clear sh -c '\n"
                                     "setsid sleep 600 >&- 2>&- &\n"
                                     "echo begins; exec sleep 600 >&- 2>&-'");
