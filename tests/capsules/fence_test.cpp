@@ -25,16 +25,20 @@ namespace airlock::capsule
 namespace
 {
 
+using testing::ContainsRegex;
 using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::Not;
 
 constexpr auto enough = std::chrono::minutes(2);
 constexpr const char* user = "nobody";
+/** And the first process there. */
+constexpr const char* onlyItself = "processes: 2\n";
 
 /** Where all programs meet. */
 constexpr std::array<const char*, 4> places = {"/tmp", "/var/tmp", "/dev/shm",
                                                "/run"};
+constexpr const char* allPlaces = "/tmp /var/tmp /dev/shm /run";
 
 /** A file of somebody's in each of them. */
 class Marks
@@ -120,11 +124,14 @@ class FenceTest : public testing::Test
                mine.directory().string() +
                ")\n"
                "echo here: $(ls -A)\n"
-               "echo can write: $(for at in . / /srv /tmp /var/tmp /dev/shm "
-               "/run; do\n"
+               "echo can write: $(for at in . / /srv " +
+               allPlaces +
+               "; do\n"
                "  [ -w $at ] && echo $at\n"
                "done)\n"
-               "echo meets in: $(for at in /tmp /var/tmp /dev/shm /run; do\n"
+               "echo meets in: $(for at in " +
+               allPlaces +
+               "; do\n"
                "  [ -e $at/" +
                marks.name() +
                " ] && echo $at\n"
@@ -133,7 +140,8 @@ class FenceTest : public testing::Test
                "echo secret: $(cat " +
                all +
                "/other/secret 2>&1)\n"
-               "echo processes: $(ls -d /proc/[0-9]* | wc -l)\n"
+               // Without a process of its own.
+               "set -- /proc/[0-9]*; echo processes: $#\n"
                "echo first: $(ls /proc/1/fd 2>/dev/null)\n"
                "echo network: $(ip -o link show up)\n"
                "echo environment: $(env)\n"
@@ -182,13 +190,15 @@ TEST_F(FenceTest, WithoutItEverythingIsInReach)
     EXPECT_THAT(seen, HasSubstr("user: 0"));
     EXPECT_THAT(seen, HasSubstr("capsules: mine other"));
     EXPECT_THAT(seen, HasSubstr("secret: another tenant's"));
-    EXPECT_THAT(seen, HasSubstr("data.img"));
+    EXPECT_THAT(seen, ContainsRegex("above: .*data.img"));
     EXPECT_THAT(seen, HasSubstr("LOOPBACK,UP"));
+    EXPECT_THAT(seen, HasSubstr("processes: "));
+    EXPECT_THAT(seen, Not(HasSubstr(onlyItself)));
     EXPECT_THAT(seen, HasSubstr("first: 0"));
     EXPECT_THAT(seen, HasSubstr("images: written"));
-    EXPECT_THAT(seen, HasSubstr("can write: . / /srv /tmp /var/tmp /dev/shm "
-                                "/run\n"));
-    EXPECT_THAT(seen, HasSubstr("meets in: /tmp /var/tmp /dev/shm /run\n"));
+    const std::string all = allPlaces;
+    EXPECT_THAT(seen, HasSubstr("can write: . / /srv " + all + "\n"));
+    EXPECT_THAT(seen, HasSubstr("meets in: " + all + "\n"));
 }
 
 TEST_F(FenceTest, WhatAModeLeavesIsNotThereForTheNext)
@@ -210,6 +220,8 @@ TEST_F(FenceTest, NothingOfTheHostIsInReach)
     // Its own, for the directory that it works in: empty.
     EXPECT_THAT(seen, HasSubstr("capsules: mine\n"));
     EXPECT_THAT(seen, HasSubstr("mine: run\n"));
+    EXPECT_THAT(seen, HasSubstr("above: run\n"));
+    EXPECT_THAT(seen, HasSubstr(onlyItself));
     EXPECT_THAT(seen, Not(HasSubstr("another tenant")));
     EXPECT_THAT(seen, Not(HasSubstr("UP")));
     EXPECT_THAT(seen, HasSubstr("first:\n"));
