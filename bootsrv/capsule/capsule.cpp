@@ -580,6 +580,7 @@ void Capsule::replaceImages(const BootImages& images)
     makeImageDisk(next, images);
     fs::permissions(next, fs::status(imageDisk()).permissions());
     fs::rename(next, imageDisk());
+    syncDirectory(directory_);
 }
 
 void giveFile(const fs::path& file, const std::string& user)
