@@ -573,9 +573,14 @@ ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
     return mode.finish(limit);
 }
 
-void Capsule::replaceImages(const BootImages& images)
+void Capsule::replaceImages(const BootImages& images,
+                            const std::function<void()>& prepare)
 {
     const UniqueFd held = lock();
+    if (prepare)
+    {
+        prepare();
+    }
     const fs::path next = directory_ / "boot.img.next";
     makeImageDisk(next, images);
     fs::permissions(next, fs::status(imageDisk()).permissions());

@@ -8,6 +8,7 @@
 #include "common/qmp.hpp"
 
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -142,8 +143,10 @@ class Capsule
      * mode finds it; also while a mode runs. */
     void leave(const machine::RotationRequest& request) const;
 
-    /** New images; Refused while a mode runs. */
-    void replaceImages(const BootImages& images);
+    /** New images; Refused while a mode runs. `prepare` is done first, and no
+     * mode starts between. */
+    void replaceImages(const BootImages& images,
+                       const std::function<void()>& prepare = {});
 
     /** Seal and kept are on dataDisk(), staging is on stagingDisk(). */
     const DiskLayout& layout() const { return layout_; }
