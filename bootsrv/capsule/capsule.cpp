@@ -539,14 +539,18 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
 void Capsule::leave(const machine::RotationRequest& request) const
 {
     const fs::path file = directory_ / rotationFile;
-    writeFileAtomic(file, dumpJson(request.toJson()), 0600);
-    // Who keeps the capsule at work has to read it, and is not always us.
+    const fs::path next = file.string() + ".next";
+    writeFileAtomic(next, dumpJson(request.toJson()), 0600);
+    // Who keeps the capsule at work has to read it, and is not always us; as
+    // soon as it has its name it is read.
     struct stat home = {};
     if (::stat(directory_.c_str(), &home) != 0 ||
-        ::lchown(file.c_str(), home.st_uid, home.st_gid) != 0)
+        ::lchown(next.c_str(), home.st_uid, home.st_gid) != 0)
     {
-        throwErrno("cannot give " + file.string() + " to the capsule's user");
+        throwErrno("cannot give " + next.string() + " to the capsule's user");
     }
+    fs::rename(next, file);
+    syncDirectory(directory_);
 }
 
 /** The data disk is clean mode's while that runs. */
