@@ -5,7 +5,6 @@
 #include "common/file.hpp"
 #include "common/sha256.hpp"
 #include "common/tls.hpp"
-#include "tools/rigs/capsule_at_work.hpp"
 #include "tools/rigs/logged.hpp"
 
 #include <fcntl.h>
@@ -32,6 +31,29 @@ constexpr const char* managementBridge = "mgmt";
 constexpr const char* administratorAddress = "10.10.0.1/24";
 constexpr const char* switchManagement = "10.10.0.2/24";
 constexpr const char* hostManagement = "10.10.0.3/24";
+
+/** The tap device of plugIn(). */
+constexpr const char* capsuleTap = "cap0";
+
+/** The capsule's end of the cable: what its tap sends comes out of eth0 of the
+ * boot host's namespace. */
+void plugIn(const NetNamespace& boot)
+{
+    boot.run([] {
+        runTool({"ip", "link", "add", "cable", "type", "bridge",
+                 "mcast_snooping", "0"});
+        runTool({"ip", "tuntap", "add", capsuleTap, "mode", "tap"});
+        for (const char* link : {"cable", "eth0", capsuleTap})
+        {
+            runTool({"ip", "link", "set", link, "addrgenmode", "none"});
+        }
+        for (const char* link : {"eth0", capsuleTap})
+        {
+            runTool({"ip", "link", "set", link, "master", "cable", "up"});
+        }
+        runTool({"ip", "link", "set", "cable", "up"});
+    });
+}
 
 NetNamespace enterProduction()
 {
