@@ -31,6 +31,11 @@ namespace airlock::boot
 namespace
 {
 
+/** Of all programs: what is left there outlives who leaves it, and services
+ * have their sockets there, which no namespace of networks hides. */
+constexpr std::array<const char*, 4> meetingPlaces = {"/tmp", "/var/tmp",
+                                                      "/dev/shm", "/run"};
+
 constexpr int others = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
 
 void writeMap(const char* file, const std::string& text)
@@ -90,18 +95,34 @@ bool enterNamespaces()
     return all;
 }
 
-/** The outer process: nothing but to wait. */
-[[noreturn]] void waitAndExit(pid_t child)
+/** The outer process: nothing but to wait for the child, blocked `news`, and to
+ * end it when it is asked to end itself. */
+[[noreturn]] void waitAndExit(pid_t child, const sigset_t& news)
 {
     int status = 0;
-    while (::waitpid(child, &status, 0) < 0 && errno == EINTR)
-    {}
-    ::_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+    while (::waitpid(child, &status, WNOHANG) == 0)
+    {
+        int number = 0;
+        ::sigwait(&news, &number);
+        if (number != SIGCHLD)
+        {
+            ::kill(child, SIGKILL);
+        }
+    }
+    ::_exit(exitCodeOf(status));
 }
 
-/** Goes on in a child that does not outlive this process. */
-void forkInside()
+/** Goes on in a child. What it returns can be read once this process has gone.
+ */
+UniqueFd forkInside()
 {
+    sigset_t news;
+    sigset_t before;
+    ::sigemptyset(&news);
+    for (int number : {SIGCHLD, SIGTERM, SIGINT, SIGHUP})
+    {
+        ::sigaddset(&news, number);
+    }
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
     {
@@ -109,6 +130,7 @@ void forkInside()
     }
     UniqueFd alive(ends[0]);
     UniqueFd parent(ends[1]);
+    ::sigprocmask(SIG_BLOCK, &news, &before);
     pid_t child = ::fork();
     if (child < 0)
     {
@@ -116,9 +138,14 @@ void forkInside()
     }
     if (child > 0)
     {
-        waitAndExit(child);
+        waitAndExit(child, news);
     }
-    parent.reset();
+    ::sigprocmask(SIG_SETMASK, &before, nullptr);
+    return alive;
+}
+
+void dieWithParent(const UniqueFd& alive)
+{
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     pollfd poll = {alive.get(), 0, 0};
     if (::poll(&poll, 1, 0) > 0)
@@ -133,27 +160,55 @@ bool mountOver(const char* type, const char* where, unsigned long flags,
     return ::mount(type, where, type, flags, options) == 0;
 }
 
-/** Makes the hidden directory empty but for the run directory; false when
- * that is not possible here. */
+bool makeEmpty(const std::filesystem::path& directory)
+{
+    return mountOver("tmpfs", directory.c_str(),
+                     MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k");
+}
+
+bool makeReadOnly(int directory, const char* path, unsigned flags)
+{
+    mount_attr attributes = {};
+    attributes.attr_set = MOUNT_ATTR_RDONLY;
+    return ::mount_setattr(directory, path, flags, &attributes,
+                           sizeof(attributes)) == 0;
+}
+
+/** What is not of its business. */
+bool empty(const Isolation& isolation)
+{
+    // First: it may lie below one of the others.
+    bool out = isolation.hidden.empty() || makeEmpty(isolation.hidden);
+    for (const char* place : meetingPlaces)
+    {
+        if (isolation.alone && std::filesystem::exists(place))
+        {
+            out = makeEmpty(place) && out;
+        }
+    }
+    return out;
+}
+
+/** Leaves the run directory of what is hidden, and puts what may not be written
+ * out of reach; false when that is not possible here. */
 bool hide(const Isolation& isolation)
 {
-    if (isolation.hidden.empty())
+    if (isolation.hidden.empty() && !isolation.alone && !isolation.runReadOnly)
     {
         return true;
     }
-    auto run = UniqueFd(static_cast<int>(
-        ::syscall(SYS_open_tree, AT_FDCWD, isolation.runDirectory.c_str(),
-                  OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
-    if (!run ||
-        !mountOver("tmpfs", isolation.hidden.c_str(),
-                   MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755,size=64k"))
+    const UniqueFd run(::open_tree(AT_FDCWD, isolation.runDirectory.c_str(),
+                                   OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+    if (!run || !empty(isolation))
     {
         return false;
     }
     std::filesystem::create_directories(isolation.runDirectory);
-    return ::syscall(SYS_move_mount, run.get(), "", AT_FDCWD,
-                     isolation.runDirectory.c_str(),
-                     MOVE_MOUNT_F_EMPTY_PATH) == 0;
+    return (!isolation.alone || makeReadOnly(AT_FDCWD, "/", AT_RECURSIVE)) &&
+           (!isolation.runReadOnly ||
+            makeReadOnly(run.get(), "", AT_EMPTY_PATH)) &&
+           ::move_mount(run.get(), "", AT_FDCWD, isolation.runDirectory.c_str(),
+                        MOVE_MOUNT_F_EMPTY_PATH) == 0;
 }
 
 /** Which of fenceParts could not be had. */
@@ -209,8 +264,6 @@ void dropPrivileges(const Isolation& isolation)
     {
         throwErrno("cannot give up privileges");
     }
-    // Changing ids has cleared it.
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
 }
 
 } // namespace
@@ -218,7 +271,7 @@ void dropPrivileges(const Isolation& isolation)
 std::vector<std::string> isolate(const Isolation& isolation)
 {
     bool all = enterNamespaces();
-    forkInside();
+    const UniqueFd parent = forkInside();
     std::vector<std::string> missing =
         all ? arrangeMounts(isolation)
             : std::vector<std::string>{fenceParts[0]};
@@ -227,7 +280,14 @@ std::vector<std::string> isolate(const Isolation& isolation)
     limit(RLIMIT_NOFILE, descriptors);
     limit(RLIMIT_FSIZE, isolation.fileBytes);
     dropPrivileges(isolation);
+    // Not earlier: changing ids clears it.
+    dieWithParent(parent);
     return missing;
+}
+
+int exitCodeOf(int status)
+{
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 Isolation::User findUser(const std::string& name)

@@ -17,8 +17,12 @@ struct Isolation
 {
     /** The one directory that it works in. */
     std::filesystem::path runDirectory;
+    bool runReadOnly = false; ///< and writes nothing to
     /** Made empty for it, but for runDirectory when that lies below. */
     std::filesystem::path hidden;
+    /** Places where all programs meet (/tmp, /run and the like) are empty for
+     * it too, and nothing is to be written anywhere but in runDirectory. */
+    bool alone = false;
     /** Who it becomes when it is started by root; none: root without any
      * capability. */
     struct User
@@ -41,12 +45,17 @@ inline constexpr std::array<const char*, 3> fenceParts = {
  *
  * Returns in that child only; the caller's process waits for its end and exits
  * with its code. When either dies, so does all that the child has started:
- * the child is the init of its process ids. Has to be called while there is
- * one thread. Throws Error when the network cannot be taken away; what else
- * the kernel does not allow here (mounts in some containers) is left out and
- * returned, as fenceParts.
+ * the child is the init of its process ids. SIGTERM to the caller's process
+ * ends the child, and then all of them have gone when it ends; after SIGKILL
+ * they go a moment later. Has to be called while there is one thread. Throws
+ * Error when the network cannot be taken away; what else the kernel does not
+ * allow here (mounts in some containers) is left out and returned, as
+ * fenceParts.
  */
 std::vector<std::string> isolate(const Isolation& isolation);
+
+/** Of a process that waitpid() has told of, as a shell has it. */
+int exitCodeOf(int status);
 
 /** A user of the system, with all of its groups; Error when there is none of
  * that name. */

@@ -8,7 +8,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -125,21 +124,6 @@ std::string tail(const std::string& text, std::size_t size)
     return text.size() <= size ? text : text.substr(text.size() - size);
 }
 
-/** Until nobody has the other end open any more. */
-void waitForEnd(int fd, Milliseconds time)
-{
-    std::array<char, 64> ignored{};
-    for (const Deadline deadline(time); !deadline.passed();)
-    {
-        pollfd poll = {fd, POLLIN, 0};
-        if (::poll(&poll, 1, deadline.pollTimeout()) > 0 &&
-            ::read(fd, ignored.data(), ignored.size()) <= 0)
-        {
-            return;
-        }
-    }
-}
-
 std::pair<UniqueFd, UniqueFd> makePipe()
 {
     int ends[2];
@@ -250,7 +234,15 @@ RunningMode::RunningMode(fs::path directory, CapsuleOptions options,
         startTpm(std::move(tpms));
         ours = std::move(qemus);
     }
-    startQemu(std::move(ours));
+    try
+    {
+        startQemu(std::move(ours));
+    }
+    catch (...)
+    {
+        kill();
+        throw;
+    }
 }
 
 RunningMode::~RunningMode()
@@ -258,41 +250,52 @@ RunningMode::~RunningMode()
     kill();
 }
 
+ExitStatus RunningMode::end(Process& process) const
+{
+    if (!options_.fence)
+    {
+        return process.kill();
+    }
+    // It is the one that waits until all behind the fence have gone.
+    process.signal(SIGTERM);
+    std::optional<ExitStatus> out;
+    while (!out)
+    {
+        out = process.wait(std::chrono::hours(1));
+    }
+    return *out;
+}
+
 void RunningMode::kill()
 {
     if (qemu_)
     {
-        qemu_->kill();
+        end(*qemu_);
     }
     if (tpm_)
     {
-        tpm_->kill();
-        waitForEnd(tpmAlive_.get(), tpmTime);
+        end(*tpm_);
     }
-    // At the end of the console all of QEMU has gone, behind a fence too.
     if (reader_.joinable())
     {
         reader_.join();
     }
 }
 
-void RunningMode::addFence(SpawnOptions& to, const char* directory,
-                           std::uint64_t fileBytes) const
+void RunningMode::addFence(SpawnOptions& to, const Fence::Room& room) const
 {
-    const fs::path work = directory_ / directory;
     if (options_.fence)
     {
-        options_.fence->putAround(to, work, fileBytes);
+        options_.fence->putAround(to, room);
     }
     else
     {
-        to.workingDirectory = work;
+        to.workingDirectory = room.directory;
     }
 }
 
 void RunningMode::startTpm(UniqueFd control)
 {
-    auto [alive, end] = makePipe();
     SpawnOptions options;
     options.argv = {"swtpm",
                     "socket",
@@ -303,14 +306,15 @@ void RunningMode::startTpm(UniqueFd control)
                     fmt::format("type=unixio,clientfd={}", control.get()),
                     "--terminate"};
     options.inheritFds = {control.get()};
-    options.stdoutFd = end.get();
+    options.stdoutFd = -1;
     // It says a line when QEMU goes, too.
     const UniqueFd said =
         openFile(directory_ / "tpm.log", O_WRONLY | O_CREAT | O_TRUNC, 0600);
     options.stderrFd = said.get();
-    addFence(options, tpmDirectory, tpmFile);
+    addFence(options, {.directory = directory_ / tpmDirectory,
+                       .mayWrite = true,
+                       .fileBytes = tpmFile});
     tpm_.emplace(options);
-    tpmAlive_ = std::move(alive);
 }
 
 void RunningMode::startQemu(UniqueFd tpm)
@@ -355,7 +359,8 @@ void RunningMode::startQemu(UniqueFd tpm)
     options.argv = command.argv;
     options.inheritFds = command.fds();
     options.stdoutFd = to.get();
-    addFence(options, runDirectory, fs::file_size(directory_ / "staging.img"));
+    addFence(options, {.directory = directory_ / runDirectory,
+                       .fileBytes = fs::file_size(directory_ / "staging.img")});
     qemu_.emplace(options);
     to.reset();
     UniqueFd file =
@@ -437,7 +442,7 @@ ModeEnd RunningMode::finish(Milliseconds limit)
     ModeEnd out;
     const auto status = qemu_->wait(limit);
     out.timedOut = !status;
-    out.status = status ? *status : qemu_->kill();
+    out.status = status ? *status : end(*qemu_);
     // It ends by itself when QEMU has gone, after it wrote its state.
     if (tpm_)
     {
@@ -518,6 +523,7 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
     {
         deliver();
     }
+    fs::remove_all(directory_ / runDirectory);
     fs::create_directory(directory_ / runDirectory);
     fs::permissions(directory_ / runDirectory, mayEnter);
     const bool all = !dirty || options.dirtyHasAll || options.keepAll;
@@ -533,14 +539,18 @@ RunningMode Capsule::start(const CapsuleOptions& options, bool dirty)
 void Capsule::leave(const machine::RotationRequest& request) const
 {
     const fs::path file = directory_ / rotationFile;
-    writeFileAtomic(file, dumpJson(request.toJson()), 0600);
-    // Who keeps the capsule at work has to read it, and is not always us.
+    const fs::path next = file.string() + ".next";
+    writeFileAtomic(next, dumpJson(request.toJson()), 0600);
+    // Who keeps the capsule at work has to read it, and is not always us; as
+    // soon as it has its name it is read.
     struct stat home = {};
     if (::stat(directory_.c_str(), &home) != 0 ||
-        ::lchown(file.c_str(), home.st_uid, home.st_gid) != 0)
+        ::lchown(next.c_str(), home.st_uid, home.st_gid) != 0)
     {
-        throwErrno("cannot give " + file.string() + " to the capsule's user");
+        throwErrno("cannot give " + next.string() + " to the capsule's user");
     }
+    fs::rename(next, file);
+    syncDirectory(directory_);
 }
 
 /** The data disk is clean mode's while that runs. */
@@ -567,13 +577,19 @@ ModeEnd Capsule::run(const CapsuleOptions& options, bool dirty,
     return mode.finish(limit);
 }
 
-void Capsule::replaceImages(const BootImages& images)
+void Capsule::replaceImages(const BootImages& images,
+                            const std::function<void()>& prepare)
 {
     const UniqueFd held = lock();
+    if (prepare)
+    {
+        prepare();
+    }
     const fs::path next = directory_ / "boot.img.next";
     makeImageDisk(next, images);
     fs::permissions(next, fs::status(imageDisk()).permissions());
     fs::rename(next, imageDisk());
+    syncDirectory(directory_);
 }
 
 void giveFile(const fs::path& file, const std::string& user)

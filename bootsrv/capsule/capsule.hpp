@@ -8,6 +8,7 @@
 #include "common/qmp.hpp"
 
 #include <filesystem>
+#include <functional>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -94,27 +95,27 @@ class RunningMode
     ModeEnd finish(Milliseconds limit);
     /** Waits until the console has said this; TimedOut with its last words. */
     void waitForConsole(const std::string& text, Milliseconds limit);
-    /** As if the plug was pulled, of the machine and its TPM. */
+    /** As if the plug was pulled, of the machine and its TPM. On return nothing
+     * of them is left; when the kernel cannot end them, there is none. */
     void kill();
 
     /** Everything of QEMU's that a test wants. */
     QmpClient qmp() const;
 
   private:
+    ExitStatus end(Process& process) const;
     void startTpm(UniqueFd control);
     void startQemu(UniqueFd tpm);
     void readConsole(UniqueFd from, UniqueFd file);
     std::string console() const;
     std::filesystem::path qmpSocket() const;
-    void addFence(SpawnOptions& to, const char* directory,
-                  std::uint64_t fileBytes) const;
+    void addFence(SpawnOptions& to, const Fence::Room& room) const;
 
     std::filesystem::path directory_;
     CapsuleOptions options_;
     ModeParts parts_;
     UniqueFd lock_;
     std::optional<Process> tpm_;
-    UniqueFd tpmAlive_; ///< at its end when all of the TPM has gone
     std::optional<Process> qemu_;
     mutable std::mutex mutex_;
     std::string console_;
@@ -142,8 +143,10 @@ class Capsule
      * mode finds it; also while a mode runs. */
     void leave(const machine::RotationRequest& request) const;
 
-    /** New images; Refused while a mode runs. */
-    void replaceImages(const BootImages& images);
+    /** New images; Refused while a mode runs. `prepare` is done first, and no
+     * mode starts between. */
+    void replaceImages(const BootImages& images,
+                       const std::function<void()>& prepare = {});
 
     /** Seal and kept are on dataDisk(), staging is on stagingDisk(). */
     const DiskLayout& layout() const { return layout_; }

@@ -87,9 +87,9 @@ void enroll(const Options& options)
                options.name);
 }
 
-void update(const Options& options)
+/** Has the capsule open its secrets with its new images. */
+void approveImages(const Options& options, const Capsule& capsule)
 {
-    Capsule capsule(options.directory);
     const machine::SealStore store = sealStoreOf(capsule);
     machine::SealRecord record = store.read();
     record.policies.push_back(
@@ -97,7 +97,13 @@ void update(const Options& options)
                       options.images.clean, options.name, options.generation));
     record.retireOld = options.retire;
     store.write(record);
-    capsule.replaceImages(options.images);
+}
+
+void update(const Options& options)
+{
+    Capsule capsule(options.directory);
+    capsule.replaceImages(options.images,
+                          [&] { approveImages(options, capsule); });
     fmt::print("{}: generation {} is next\n", options.directory.string(),
                options.generation);
 }

@@ -77,6 +77,15 @@ std::uint64_t roomAfter(std::uint64_t staging, std::uint64_t diskSize)
 
 } // namespace
 
+void syncFile(const std::filesystem::path& file)
+{
+    const UniqueFd fd = openFile(file, O_RDONLY);
+    if (::fsync(fd.get()) != 0)
+    {
+        throwErrno("cannot write " + file.string());
+    }
+}
+
 DiskLayout layoutOf(std::uint64_t diskSize)
 {
     DiskLayout out;
@@ -130,10 +139,7 @@ void writeTable(const std::filesystem::path& disk, const DiskLayout& layout)
             writeAllAt(fd.get(), Bytes(smallParts), part);
         }
     }
-    if (::fsync(fd.get()) != 0)
-    {
-        throwErrno("cannot write " + disk.string());
-    }
+    syncFile(disk);
 }
 
 void writeImages(const std::filesystem::path& disk, const DiskLayout& layout,
@@ -150,6 +156,7 @@ void writeImages(const std::filesystem::path& disk, const DiskLayout& layout,
         {"mcopy", "-i", at, images.clean.string(), "::/EFI/BOOT/BOOTX64.EFI"});
     runDiskTool(
         {"mcopy", "-i", at, images.dirty.string(), "::/EFI/airlock/dirty.efi"});
+    syncFile(disk);
 }
 
 void makeImageDisk(const std::filesystem::path& file, const BootImages& images)

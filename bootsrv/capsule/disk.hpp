@@ -38,6 +38,9 @@ struct BootImages
     std::filesystem::path dirty;
 };
 
+/** Has a file or a disk outlive a loss of power as it is. */
+void syncFile(const std::filesystem::path& file);
+
 /** Writes a partition table and the parts of it that the layout names, all of
  * them empty, to a file or a disk. What was there is lost. */
 void writeTable(const std::filesystem::path& disk, const DiskLayout& layout);

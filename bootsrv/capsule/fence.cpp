@@ -5,7 +5,12 @@
 #include "common/log.hpp"
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
+#include <linux/close_range.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 namespace airlock::capsule
@@ -30,7 +35,7 @@ struct Options
     std::vector<std::string> command;
 };
 
-void becomeProgram(const Options& options)
+[[noreturn]] void becomeProgram(const Options& options)
 {
     std::vector<char*> argv;
     for (const std::string& word : options.command)
@@ -48,33 +53,60 @@ void goBehind(Options& options)
     {
         options.isolation.user = boot::findUser(options.user);
     }
+    options.isolation.alone = true;
     ::umask(mountsMask);
-    for (const std::string& part : boot::isolate(options.isolation))
+    const std::vector<std::string> missing = boot::isolate(options.isolation);
+    if (!missing.empty())
     {
-        log::warning("A capsule is fenced off less than it could be",
-                     {{"MISSING", part}});
+        throw Error(fmt::format("the kernel does not allow a part of the "
+                                "fence: {}",
+                                fmt::join(missing, ", ")));
     }
     ::umask(privateMask);
     // What we were in before is outside: its parent would lead there.
     fs::current_path(options.isolation.runDirectory);
 }
 
+/** The program as a child: we stay the first process behind the fence, whose
+ * end the program cannot outlive, whatever it does, and which it cannot get
+ * at. */
+int runProgram(const Options& options)
+{
+    ::prctl(PR_SET_DUMPABLE, 0);
+    const pid_t child = ::fork();
+    if (child < 0)
+    {
+        throwErrno("cannot start a process");
+    }
+    if (child == 0)
+    {
+        becomeProgram(options);
+    }
+    ::syscall(SYS_close_range, 3U, ~0U, 0U);
+    int status = 0;
+    // Orphans come to us, too.
+    for (pid_t ended = 0; ended != child;)
+    {
+        ended = ::wait(&status);
+    }
+    return boot::exitCodeOf(status);
+}
+
 } // namespace
 
-void Fence::putAround(SpawnOptions& options, const fs::path& directory,
-                      std::uint64_t fileBytes) const
+void Fence::putAround(SpawnOptions& options, const Room& room) const
 {
-    std::vector<std::string> argv = {program,
-                                     fenced,
-                                     "--directory",
-                                     directory,
-                                     "--hide",
-                                     hidden,
-                                     "--user",
-                                     user,
-                                     "--file-bytes",
-                                     std::to_string(fileBytes),
-                                     "--"};
+    std::vector<std::string> argv = {
+        program,        fenced,
+        "--directory",  room.directory,
+        "--hide",       hidden,
+        "--user",       user,
+        "--file-bytes", std::to_string(room.fileBytes)};
+    if (!room.mayWrite)
+    {
+        argv.emplace_back("--read-only");
+    }
+    argv.emplace_back("--");
     argv.insert(argv.end(), options.argv.begin(), options.argv.end());
     options.argv = std::move(argv);
     // Nothing of ours: a service manager's socket, for one.
@@ -91,6 +123,8 @@ int runFenced(int argc, const char* const* argv)
     app.add_option("--directory", options.isolation.runDirectory,
                    "what it works in")
         ->required();
+    app.add_flag("--read-only", options.isolation.runReadOnly,
+                 "it writes nothing there");
     app.add_option("--hide", options.isolation.hidden,
                    "directory to make empty");
     app.add_option("--user", options.user, "become this user");
@@ -109,7 +143,7 @@ int runFenced(int argc, const char* const* argv)
     try
     {
         goBehind(options);
-        becomeProgram(options);
+        return runProgram(options);
     }
     catch (const std::exception& error)
     {

@@ -12,7 +12,8 @@ namespace airlock::capsule
 /** What goes around a capsule's QEMU and TPM on the host: the fence of
  * bootsrv/isolate.hpp, in a process of its own (`airlock-bootd fenced`). Behind
  * it are one directory of the capsule's, the files that were passed open, and
- * the programs of the system. */
+ * to be read what the system lets everybody read, such as its programs. Nothing
+ * is in /tmp, /run and the like: no program of QEMU's can be there. */
 struct Fence
 {
     /** airlock-bootd. */
@@ -23,18 +24,26 @@ struct Fence
      * capability. */
     std::string user;
 
-    /** Has the program of `options` start in this directory behind the fence.
-     * `fileBytes`: the longest file that it may write. */
-    void putAround(SpawnOptions& options,
-                   const std::filesystem::path& directory,
-                   std::uint64_t fileBytes) const;
+    /** What a program is given. */
+    struct Room
+    {
+        /** That it is in. */
+        std::filesystem::path directory;
+        bool mayWrite = false; ///< to the directory
+        /** The longest file that it may write, such as those passed open. */
+        std::uint64_t fileBytes = 0;
+    };
+
+    /** Has the program of `options` start behind the fence. */
+    void putAround(SpawnOptions& options, const Room& room) const;
 };
 
 /** The command of runFenced(). */
 inline constexpr const char* fenced = "fenced";
 
-/** airlock-bootd fenced: goes behind the fence and becomes the program. For
- * putAround() only. Returns an exit code when it cannot. */
+/** airlock-bootd fenced: goes behind the fence and runs the program there. For
+ * putAround() only. Returns an exit code. To end all of it and to see the end,
+ * send SIGTERM (see boot::isolate()). */
 int runFenced(int argc, const char* const* argv);
 
 } // namespace airlock::capsule

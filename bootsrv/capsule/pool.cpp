@@ -19,8 +19,6 @@ namespace
 {
 
 constexpr Milliseconds step{1000};
-/** No end of a mode takes so long. */
-constexpr Milliseconds stuckAfter = std::chrono::minutes(5);
 constexpr mode_t privateMask = 0077;
 
 Json describe(const std::string& name, const std::string& tap,
@@ -76,7 +74,9 @@ void tellManager(const Json& status)
 
 } // namespace
 
-Pool::Pool(std::vector<Member> members, const Watcher& watcher)
+Pool::Pool(std::vector<Member> members, const Watcher& watcher,
+           Milliseconds stuckAfter)
+    : stuckAfter_(stuckAfter)
 {
     for (Member& it : members)
     {
@@ -117,7 +117,7 @@ Json Pool::status() const
     {
         Json one =
             describe(it.supervisor->name(), it.tap, it.supervisor->status());
-        if (it.supervisor->silent() > stuckAfter)
+        if (it.supervisor->silent() > stuckAfter_)
         {
             one["stuck"] = true;
         }

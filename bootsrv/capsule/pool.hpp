@@ -29,8 +29,9 @@ class Pool
     using Watcher = std::function<void(const Json& member)>;
 
     /** They are at work on return. `watcher` is told of changes, from any
-     * thread. */
-    explicit Pool(std::vector<Member> members, const Watcher& watcher = {});
+     * thread. No end of a mode takes as long as `stuckAfter`. */
+    explicit Pool(std::vector<Member> members, const Watcher& watcher = {},
+                  Milliseconds stuckAfter = std::chrono::minutes(5));
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
     /** Pulls the power of all of them, at the same time. */
@@ -48,6 +49,7 @@ class Pool
         std::jthread thread;
     };
 
+    Milliseconds stuckAfter_;
     std::vector<Worker> workers_;
 };
 

@@ -13,6 +13,24 @@ namespace
 
 namespace fs = std::filesystem;
 
+/** It has its name for good then: what a loss of power left of it would not be
+ * made again. */
+void syncAll(const fs::path& directory)
+{
+    for (const auto& entry : fs::recursive_directory_iterator(directory))
+    {
+        if (entry.is_directory())
+        {
+            syncDirectory(entry.path());
+        }
+        else if (entry.is_regular_file())
+        {
+            syncFile(entry.path());
+        }
+    }
+    syncDirectory(directory);
+}
+
 /** Under another name until it is enrolled: what a failure or the end of the
  * power leaves is begun again. */
 void makeOne(const PoolConfig& config, const PoolCapsule& it,
@@ -31,6 +49,7 @@ void makeOne(const PoolConfig& config, const PoolCapsule& it,
                   approval.bootTime);
     // What these starts have made is ours.
     giveCapsule(fresh, config.user);
+    syncAll(fresh);
     fs::rename(fresh, config.directoryOf(it));
     syncDirectory(config.state);
 }

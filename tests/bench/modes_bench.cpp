@@ -12,14 +12,13 @@
  * says so; nothing is asked of the capsule for it.
  */
 #include "boot_jobs.hpp"
-#include "bootsrv/capsule/enrol.hpp"
 #include "common/error.hpp"
 #include "common/table.hpp"
 #include "paired.hpp"
 #include "tests/modes/probe.hpp"
+#include "tools/rigs/capsule_case.hpp"
 #include "tools/rigs/frame_watch.hpp"
 #include "tools/rigs/isolated_rig.hpp"
-#include "trust/crypto.hpp"
 
 #include <fmt/format.h>
 
@@ -81,19 +80,13 @@ class ProbedCapsule
   public:
     ProbedCapsule() : images_(imagesOf("AIRLOCK_MODES_IMAGES"))
     {
-        rig::BootHostCase boot;
-        boot.images = images_;
-        boot.stagingBytes = 32 * capsule::mebibyte;
         capsule_.emplace(
-            Capsule::create(home_.path() / "one", rig::partsOf(boot)));
-        const trust::Key key = trust::privateKeyFromPem(
-            readTextFile(images_ / "site" / "policy.key", maxText),
-            "policy.key");
+            Capsule::create(home_.path() / "one",
+                            rig::partsOf(images_, 32 * capsule::mebibyte)));
         machine::EnrolmentRequest request;
         request.name = "bench";
         request.addressRoot = Secret::random();
-        capsule::enrollCapsule(*capsule_, {}, {key, images_ / "clean.efi", 1},
-                               std::move(request), bootTime);
+        rig::enrol(*capsule_, {}, images_, std::move(request), bootTime);
         start("hold");
     }
 

@@ -172,6 +172,24 @@ TEST_F(CapsuleTest, TwoCannotKeepOneCapsuleAtWork)
                 HasSubstr("is at work"));
 }
 
+TEST_F(CapsuleTest, NothingIsUpdatedBesideAModeAtWork)
+{
+    int prepared = 0;
+    const auto update = [&] {
+        // Not the site's images.
+        capsule().replaceImages({calls, calls}, [&] { prepared++; });
+    };
+    {
+        const RunningMode mode = capsule().start(options, false);
+        EXPECT_THAT(airlock::test::errorOf<Refused>(update),
+                    HasSubstr("is at work"));
+        EXPECT_EQ(prepared, 0);
+        EXPECT_TRUE(waitForStarts(1));
+    }
+    EXPECT_NO_THROW(update());
+    EXPECT_EQ(prepared, 1);
+}
+
 TEST_F(CapsuleTest, VariablesThatDirtyModeLeavesAreNotBelieved)
 {
     const std::filesystem::path noting = options.qemu;

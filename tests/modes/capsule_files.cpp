@@ -18,11 +18,6 @@ namespace
 constexpr std::size_t shownConsole = 2000;
 constexpr auto saveTime = std::chrono::minutes(5);
 
-std::string fileText(const std::filesystem::path& file)
-{
-    return readTextFile(file, 1U << 20);
-}
-
 } // namespace
 
 std::filesystem::path imagesOf(const char* variable, const char* suite)
@@ -35,24 +30,6 @@ std::filesystem::path imagesOf(const char* variable, const char* suite)
                         variable, suite));
     }
     return path;
-}
-
-capsule::CapsuleParts partsOf(const std::filesystem::path& images,
-                              std::uint64_t stagingSize)
-{
-    const std::filesystem::path site = images / "site";
-    capsule::CapsuleParts out;
-    out.images = {images / "clean.efi", images / "dirty.efi"};
-    out.keys = {fileText(site / "platform.crt"),
-                fileText(site / "exchange.crt"), fileText(site / "images.crt")};
-    out.stagingSize = stagingSize;
-    return out;
-}
-
-trust::Key policyKeyOf(const std::filesystem::path& images)
-{
-    return trust::privateKeyFromPem(fileText(images / "site" / "policy.key"),
-                                    "policy.key");
 }
 
 std::string said(const std::string& console, const std::string& what)

@@ -1,9 +1,7 @@
 #pragma once
 
 #include "bootsrv/capsule/capsule.hpp"
-#include "trust/crypto.hpp"
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -15,12 +13,6 @@ namespace airlock::test
 
 /** Where the suite's images are, from the environment. */
 std::filesystem::path imagesOf(const char* variable, const char* suite);
-
-/** A capsule with the images and keys in this directory. */
-capsule::CapsuleParts partsOf(const std::filesystem::path& images,
-                              std::uint64_t stagingSize);
-/** The site's key that approves boot states. */
-trust::Key policyKeyOf(const std::filesystem::path& images);
 
 /** What a probe said last of this; with the console's last words when it said
  * nothing. */

@@ -3,6 +3,7 @@
 #include "common/file.hpp"
 #include "tests/modes/capsule_files.hpp"
 #include "tests/modes/probe.hpp"
+#include "tools/rigs/capsule_case.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -47,7 +48,7 @@ class ModesTest : public testing::Test
     static void SetUpTestSuite()
     {
         home = std::make_unique<TempDirectory>("modes");
-        siteKey = std::make_unique<trust::Key>(test::policyKeyOf(images()));
+        siteKey = std::make_unique<trust::Key>(rig::policyKeyOf(images()));
         capsule = std::make_unique<Capsule>(
             Capsule::create(home->path() / "one", parts()));
         enrollCapsule(*capsule, {}, approval(), request("one"), bootTime);
@@ -60,7 +61,7 @@ class ModesTest : public testing::Test
         home.reset();
     }
 
-    static CapsuleParts parts() { return test::partsOf(images(), stagingSize); }
+    static CapsuleParts parts() { return rig::partsOf(images(), stagingSize); }
 
     static Secret addressRoot()
     {

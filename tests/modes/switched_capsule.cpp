@@ -1,6 +1,6 @@
 #include "tests/modes/switched_capsule.hpp"
 
-#include "bootsrv/capsule/enrol.hpp"
+#include "tools/rigs/capsule_case.hpp"
 #include "tools/rigs/guest_case.hpp"
 
 #include <fcntl.h>
@@ -56,15 +56,13 @@ SwitchedCapsule::~SwitchedCapsule()
 void SwitchedCapsule::makeCapsule(const std::filesystem::path& images,
                                   std::uint64_t stagingSize)
 {
-    const capsule::CapsuleParts parts = partsOf(images, stagingSize);
-    capsule_.emplace(capsule::Capsule::create(directory(), parts));
-    const trust::Key key = policyKeyOf(images);
+    capsule_.emplace(capsule::Capsule::create(
+        directory(), rig::partsOf(images, stagingSize)));
     machine::EnrolmentRequest request;
     request.name = "boot1";
     request.addressRoot = Secret(rig_.root().view());
     request.site = WipedJson(rig_.site.toJson());
-    capsule::enrollCapsule(*capsule_, options_, {key, parts.images.clean, 1},
-                           std::move(request), bootTime);
+    rig::enrol(*capsule_, options_, images, std::move(request), bootTime);
 }
 
 std::string SwitchedCapsule::lastWords() const

@@ -4,15 +4,11 @@
 needs=cpp
 
 # As those of suite "modes": the real first process, the work a test's.
-capsule_image() {
-    boot_images "$images" --mode "$1" \
-        --init "$CPP/tests/modes/modes_${1}_probe" \
-        --add "$images/site/policy.pem=/policy.pem"
-}
-
 run_suite() {
     local images=$AIRLOCK_BUILD/capsule-pool
-    if ! { capsule_image clean && capsule_image dirty; }; then
+    local policy=(--add "$images/site/policy.pem=/policy.pem")
+    if ! { probe_image "$images" clean "$images" "${policy[@]}" &&
+        probe_image "$images" dirty "$images" "${policy[@]}"; }; then
         result="0 1 0"
         return
     fi

@@ -6,15 +6,15 @@ needs=cpp
 
 # Same inputs, same bytes: all but the signature, which has a time in it.
 same_images() {
-    probe_image clean "$modes/again" &&
+    probe_image "$modes" clean "$modes/again" &&
         cmp "$modes/clean.unsigned.efi" "$modes/again/clean.unsigned.efi"
 }
 
 run_suite() {
     local modes=$BOOT_PROBE
-    if ! { probe_image clean "$modes" &&
-        probe_image clean "$modes/second" --generation 2 &&
-        probe_image dirty "$modes" --add "$modes/site/policy.pem=/policy.pem"; }
+    if ! { probe_image "$modes" clean "$modes" &&
+        probe_image "$modes" clean "$modes/second" --generation 2 &&
+        probe_image "$modes" dirty "$modes" --add "$modes/site/policy.pem=/policy.pem"; }
     then
         result="0 1 0"
         return

@@ -42,7 +42,8 @@ class Script
     struct Life
     {
         bool starts = true;
-        bool hangs = false; ///< until it is ended
+        bool hangs = false;  ///< until it is ended
+        bool blocks = false; ///< who asks how it is, until release()
         bool dirtyNext = false;
         int code = 0;
     };
@@ -60,6 +61,7 @@ class Script
         return started_;
     }
     std::size_t count() const { return started().size(); }
+    void release() { released_ = true; }
     /** Modes whose object is there. */
     int alive() const { return alive_; }
 
@@ -67,14 +69,17 @@ class Script
     class Mode : public ModeAtWork
     {
       public:
-        Mode(Life life, std::atomic<int>& alive) : life_(life), alive_(alive)
+        Mode(Life life, Script& script) : life_(life), script_(script)
         {
-            alive_++;
+            script_.alive_++;
         }
-        ~Mode() override { alive_--; }
+        ~Mode() override { script_.alive_--; }
         bool ended(Milliseconds) override
         {
-            std::this_thread::sleep_for(Milliseconds(1));
+            do
+            {
+                std::this_thread::sleep_for(Milliseconds(1));
+            } while (life_.blocks && !script_.released_);
             return !life_.hangs;
         }
         ModeEnd finish(Milliseconds) override
@@ -87,7 +92,7 @@ class Script
 
       private:
         Life life_;
-        std::atomic<int>& alive_;
+        Script& script_;
     };
 
     std::unique_ptr<ModeAtWork> start(bool dirty)
@@ -104,19 +109,21 @@ class Script
         {
             throw Error("there is no tap device");
         }
-        return std::make_unique<Mode>(life, alive_);
+        return std::make_unique<Mode>(life, *this);
     }
 
     mutable std::mutex mutex_;
     std::deque<Life> lives_;
     std::vector<std::string> started_;
     std::atomic<int> alive_ = 0;
+    std::atomic<bool> released_ = false;
 };
 
 constexpr Script::Life asks{.dirtyNext = true};
 constexpr Script::Life ends{};
 constexpr Script::Life crashes{.code = 1};
 constexpr Script::Life hangs{.hangs = true};
+constexpr Script::Life blocks{.blocks = true};
 constexpr Script::Life noStart{.starts = false};
 
 SupervisorLimits quick()
@@ -271,6 +278,20 @@ TEST(PoolTest, OneThatFailsIsNoneOfTheOthersBusiness)
     }
     EXPECT_EQ(stays.alive() + busy.alive() + broken.alive(), 0);
     EXPECT_GT(news, 0);
+}
+
+TEST(PoolTest, OneThatCannotBeEndedIsShown)
+{
+    Script script({blocks});
+    std::vector<Pool::Member> members;
+    members.push_back({"blocks", "tap0", script.starter(), quick()});
+    const Pool pool(std::move(members), {}, Milliseconds(200));
+    const auto stuck = [&] {
+        return pool.status().at("capsules")[0].contains("stuck");
+    };
+    EXPECT_TRUE(becomes(stuck));
+    script.release();
+    EXPECT_TRUE(becomes([&] { return !stuck(); }));
 }
 
 } // namespace

@@ -6,6 +6,7 @@
 BOOT_HOST=$AIRLOCK_BUILD/boot-host
 # For tests and benches: the real first process of each mode, and as its work a
 # program that does what a test orders.
+# shellcheck disable=SC2034 # read by tools/bench and suite "modes"
 BOOT_PROBE=$AIRLOCK_BUILD/modes
 
 # site_in DIR: its keys, once: all of them or none.
@@ -57,12 +58,12 @@ build_boot_host() {
     boot_images "$BOOT_HOST"
 }
 
-# probe_image MODE DIR [OPTION...]: an image of that mode in DIR, with the site
-# in BOOT_PROBE.
+# probe_image HOME MODE DIR [OPTION...]: an image of that mode in DIR, with the
+# site in HOME.
 probe_image() {
-    local mode=$1 to=$2
-    shift 2
-    boot_images "$BOOT_PROBE" --mode "$mode" --output "$to" \
+    local home=$1 mode=$2 to=$3
+    shift 3
+    boot_images "$home" --mode "$mode" --output "$to" \
         --init "$AIRLOCK_BUILD/cpp/tests/modes/modes_${mode}_probe" "$@"
 }
 

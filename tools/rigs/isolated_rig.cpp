@@ -1,11 +1,10 @@
 #include "tools/rigs/isolated_rig.hpp"
 
-#include "bootsrv/capsule/enrol.hpp"
 #include "bootsrv/machine/kept.hpp"
 #include "common/file.hpp"
 #include "common/sha256.hpp"
 #include "common/tls.hpp"
-#include "tools/rigs/capsule_at_work.hpp"
+#include "tools/rigs/capsule_case.hpp"
 #include "tools/rigs/logged.hpp"
 
 #include <fcntl.h>
@@ -23,7 +22,6 @@ namespace fs = std::filesystem;
 
 constexpr Milliseconds bootTime = std::chrono::minutes(8);
 constexpr Milliseconds waitStep{200};
-constexpr std::size_t maxText = 1U << 20;
 constexpr std::size_t maxLog = 64U << 20;
 constexpr std::uint16_t bootServerPort = 7420;
 constexpr std::uint16_t metricsPort = 9557;
@@ -33,6 +31,29 @@ constexpr const char* administratorAddress = "10.10.0.1/24";
 constexpr const char* switchManagement = "10.10.0.2/24";
 constexpr const char* hostManagement = "10.10.0.3/24";
 
+/** The tap device of plugIn(). */
+constexpr const char* capsuleTap = "cap0";
+
+/** The capsule's end of the cable: what its tap sends comes out of eth0 of the
+ * boot host's namespace. */
+void plugIn(const NetNamespace& boot)
+{
+    boot.run([] {
+        runTool({"ip", "link", "add", "cable", "type", "bridge",
+                 "mcast_snooping", "0"});
+        runTool({"ip", "tuntap", "add", capsuleTap, "mode", "tap"});
+        for (const char* link : {"cable", "eth0", capsuleTap})
+        {
+            runTool({"ip", "link", "set", link, "addrgenmode", "none"});
+        }
+        for (const char* link : {"eth0", capsuleTap})
+        {
+            runTool({"ip", "link", "set", link, "master", "cable", "up"});
+        }
+        runTool({"ip", "link", "set", "cable", "up"});
+    });
+}
+
 NetNamespace enterProduction()
 {
     enterPrivateNamespaces();
@@ -40,18 +61,6 @@ NetNamespace enterProduction()
 }
 
 } // namespace
-
-capsule::CapsuleParts partsOf(const BootHostCase& boot)
-{
-    const fs::path site = boot.images / "site";
-    capsule::CapsuleParts out;
-    out.images = {boot.images / "clean.efi", boot.images / "dirty.efi"};
-    out.keys = {readTextFile(site / "platform.crt", maxText),
-                readTextFile(site / "exchange.crt", maxText),
-                readTextFile(site / "images.crt", maxText)};
-    out.stagingSize = boot.stagingBytes;
-    return out;
-}
 
 IsolatedRig::IsolatedRig(fs::path directory, BootHostCase boot)
     : directory_(std::move(directory)), bootCase_(std::move(boot)),
@@ -112,11 +121,9 @@ Json IsolatedRig::site() const
 
 void IsolatedRig::enrol()
 {
-    const capsule::CapsuleParts parts = partsOf(bootCase_);
-    capsule_.emplace(capsule::Capsule::create(directory_ / "capsule", parts));
-    const trust::Key key = trust::privateKeyFromPem(
-        readTextFile(bootCase_.images / "site" / "policy.key", maxText),
-        "policy.key");
+    capsule_.emplace(capsule::Capsule::create(
+        directory_ / "capsule",
+        partsOf(bootCase_.images, bootCase_.stagingBytes)));
     capsule::CapsuleOptions options;
     options.tap = capsuleTap;
     options.cpus = bootCase_.cpus;
@@ -126,8 +133,8 @@ void IsolatedRig::enrol()
         request.name = bootHostName;
         request.addressRoot = Secret(root_.view());
         request.site = WipedJson(site());
-        capsule::enrollCapsule(*capsule_, options, {key, parts.images.clean, 1},
-                               std::move(request), bootTime);
+        rig::enrol(*capsule_, options, bootCase_.images, std::move(request),
+                   bootTime);
     });
 }
 

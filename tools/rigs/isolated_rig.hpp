@@ -27,9 +27,6 @@ struct BootHostCase
     unsigned memoryMiB = 1024;
 };
 
-/** What a capsule is made from; Error when the images are not there. */
-capsule::CapsuleParts partsOf(const BootHostCase& boot);
-
 /** A site on this machine: a production host with libvirt and a host agent, a
  * switch with its agent, a boot host that is a capsule with the images as they
  * are shipped, and an administrator, each in a network namespace:
