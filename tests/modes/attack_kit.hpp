@@ -32,9 +32,11 @@ struct AttackKit
     Bytes kept;  ///< the partition of what is kept, as it was earlier
     Bytes state; ///< device state for production
 
-    /** In the frames of the first round, and of the second. */
+    /** In the frames of each round: behind a switch as it should be, without
+     * any defence, and behind one that the agent has mended. */
     static constexpr const char* firstRound = "airlock attack, first round";
     static constexpr const char* secondRound = "airlock attack, second round";
+    static constexpr const char* thirdRound = "airlock attack, third round";
 
     /** Where staging has orders for dirty mode while it runs, and a text that a
      * search has to find; from its end. */

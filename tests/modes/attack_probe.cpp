@@ -420,6 +420,9 @@ void send(Job& job, const AttackKit& kit)
     job.wait("second");
     sendAll(wire, kit, AttackKit::secondRound);
     say("second round", std::to_string(wire.sent()));
+    job.wait("third");
+    sendAll(wire, kit, AttackKit::thirdRound);
+    say("third round", std::to_string(wire.sent()));
     job.wait("go on");
 }
 

@@ -143,11 +143,11 @@ struct Story
     Bytes newestKept;
 
     std::string console; ///< of the attacker
-    std::vector<Caught> atPort, atPort2;
-    std::vector<Caught> out, out2; ///< at the production host
-    Json missesBefore;             ///< of clean mode and its firmware
-    Json shut;                     ///< the port after the first round
-    std::string journal;           ///< of the switch agent by then
+    std::vector<Caught> atPort, atPort2, atPort3;
+    std::vector<Caught> out, out2, out3; ///< at the production host
+    Json missesBefore;                   ///< of clean mode and its firmware
+    Json shut;                           ///< the port after the first round
+    std::string journal;                 ///< of the switch agent by then
     std::uint64_t damage = 0;
 
     std::string cleanConsole; ///< of the one that finds an older record
@@ -316,6 +316,8 @@ struct Story
             writeFromEnd(AttackKit::orderFromEnd, "second");
             waitSaid(mode, port, "probe second round: ", atPort2, out2);
             bringDefenceBack();
+            writeFromEnd(AttackKit::orderFromEnd, "third ");
+            waitSaid(mode, port, "probe third round: ", atPort3, out3);
             writeFromEnd(AttackKit::orderFromEnd, "go on ");
         });
         console = end.console;
@@ -499,7 +501,23 @@ TEST_F(Attacks, TheSameFramesLeaveASwitchWithoutDefence)
     {
         EXPECT_THAT(types, Contains(type)) << type;
     }
-    EXPECT_GT(story().damage, 0U); // and the agent notices
+}
+
+TEST_F(Attacks, NoFrameLeavesASwitchThatTheAgentHasMended)
+{
+    EXPECT_GT(story().damage, 0U);
+    const auto tried =
+        setOf(story().atPort3, AttackKit::thirdRound,
+              [](const Caught& caught) { return caught.source(); });
+    for (const MacAddress& source : story().kit.sources)
+    {
+        EXPECT_THAT(tried, Contains(source)) << source.text();
+    }
+    for (const Caught& caught : story().out3)
+    {
+        EXPECT_FALSE(has(caught, AttackKit::thirdRound))
+            << caught.source().text();
+    }
 }
 
 std::uint64_t sumOf(const Json& misses)

@@ -2,6 +2,8 @@
 # rig: tools/rig: up, shells, a guest's boot with a capture, down; nothing left
 # shellcheck disable=SC2034 # read by tools/check
 needs="cpp qemu image-tiny"
+work=
+capture=
 
 # holds NAME COMMAND...: one case.
 holds() {
@@ -144,22 +146,25 @@ while at < len(data):
 frames.sort(key=lambda frame: frame[0])
 
 through = {"open": 0, "cut off": 0}
-state, since_proof, cuts, opens = "open", 0, 0, 0
+state, proof, since_proof, cuts, opens = "open", None, [], 0, 0
 for time, name, outgoing, frame in frames:
     if name == "airlock-switchd":
         text = frame[14:].decode()
         if "cut off" in text:
-            state, cuts, since_proof = "cut off", cuts + 1, 0
+            state, cuts, proof, since_proof = "cut off", cuts + 1, None, []
         else:
-            # What came out since the proof came with the lease.
-            through["cut off"] -= since_proof
-            through["open"] += since_proof
+            # What came out from the address of the proof, since the proof, came
+            # with the lease.
+            leased = since_proof.count(proof)
+            through["cut off"] -= leased
+            through["open"] += leased
             state, opens = "open", opens + 1
     elif name == "boot0" and not outgoing and frame[12:14] == b"\x88\xb5":
-        since_proof = 0
+        proof, since_proof = frame[6:12], []
     elif name == "prod0" and outgoing and frame[6:12] not in own:
         through[state] += 1
-        since_proof += state == "cut off"
+        if state == "cut off":
+            since_proof.append(frame[6:12])
 print(f"{cuts} cut-offs, {opens} proofs, frames of the boot host at prod0: {through}")
 sys.exit(0 if cuts == opens == 1 and through["cut off"] == 0
          and through["open"] > 0 else 1)
@@ -182,10 +187,19 @@ killed_up_leaves_nothing() {
     [[ $status -eq 137 ]] && rig down && leaves_nothing "$work/killed-namespaces"
 }
 
-capture_ends_well() { kill -TERM "$1" && wait "$1"; }
+capture_ends_well() {
+    capture=
+    kill -TERM "$1" && wait "$1"
+}
+
+# Also when somebody has ended this suite half way.
+undo_suite() {
+    [[ -z $capture ]] || kill "$capture" 2>/dev/null || true
+    [[ -z $work ]] || rig down >/dev/null 2>&1 || true
+    rm -rf "$work"
+}
 
 run_suite() {
-    local work capture
     work=$(mktemp -d)
     # What was left by one that was interrupted.
     rig down >/dev/null || true
@@ -208,5 +222,4 @@ run_suite() {
     holds "down" rig down
     holds "nothing is left" leaves_nothing "$work/namespaces"
     holds "nor of an up that was killed" killed_up_leaves_nothing
-    rm -rf "$work"
 }

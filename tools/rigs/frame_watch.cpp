@@ -19,13 +19,18 @@ namespace
 constexpr int room = 128 << 20;
 constexpr int lookEvery = 200; // ms
 
-template <typename Frames>
-std::uint64_t countIn(const Frames& frames, WallTime begin, WallTime end)
+/** A part of a time: [begin, end). */
+struct Span
 {
-    return static_cast<std::uint64_t>(
-        std::ranges::count_if(frames, [&](const auto& frame) {
-            return frame.time >= begin && frame.time < end;
-        }));
+    WallTime begin;
+    WallTime end;
+
+    bool contains(WallTime time) const { return time >= begin && time < end; }
+};
+
+std::uint64_t countIf(const auto& frames, const auto& counts)
+{
+    return static_cast<std::uint64_t>(std::ranges::count_if(frames, counts));
 }
 
 } // namespace
@@ -103,14 +108,14 @@ void FrameWatch::take()
 {
     for (const Caught& caught : bootEnd_->take())
     {
-        sent_.push_back(
-            {caught.time, caught.type() == quarantine::defaultEtherType});
+        sent_.push_back({caught.time, caught.source(),
+                         caught.type() == quarantine::defaultEtherType});
     }
     for (const Caught& caught : productionEnd_->take())
     {
         if (!net_.ownAddresses().contains(caught.source()))
         {
-            passed_.push_back({caught.time, false});
+            passed_.push_back({caught.time, caught.source()});
         }
     }
 }
@@ -139,18 +144,24 @@ std::vector<PortPeriod> FrameWatch::periods()
     }
     for (PortPeriod& period : out)
     {
-        const WallTime end = period.end.value_or(WallTime::max());
-        WallTime proof = end;
+        const Span span = {period.begin, period.end.value_or(WallTime::max())};
+        const auto inside = [&](const Frame& frame) {
+            return span.contains(frame.time);
+        };
+        std::optional<Frame> proof; // the last one opened the port
         for (const Frame& frame : sent_)
         {
-            if (frame.proof && !period.open && period.end &&
-                frame.time >= period.begin && frame.time < end)
+            if (frame.proof && !period.open && period.end && inside(frame))
             {
-                proof = frame.time; // the last one opened the port
+                proof = frame;
             }
         }
-        period.sent = countIn(sent_, period.begin, end);
-        period.passed = countIn(passed_, period.begin, proof);
+        period.sent = countIf(sent_, inside);
+        period.passed = countIf(passed_, [&](const Frame& frame) {
+            const bool leased = proof && frame.time >= proof->time &&
+                                frame.source == proof->source;
+            return inside(frame) && !leased;
+        });
     }
     return out;
 }

@@ -39,8 +39,9 @@ struct PortPeriod
     /** What the boot host sent at its port. */
     std::uint64_t sent = 0;
     /** What came out of the other port and was neither the switch's nor the
-     * production host's own. Cut off: up to the proof that opened the port
-     * again. */
+     * production host's own. Cut off: without what came after the proof that
+     * opened the port again, from the proof's own address: it came with the
+     * lease, of which the agent tells a little later. */
     std::uint64_t passed = 0;
 };
 
@@ -60,6 +61,7 @@ class FrameWatch
     struct Frame
     {
         WallTime time;
+        MacAddress source;
         bool proof = false; ///< a quarantine frame
     };
 
