@@ -23,6 +23,8 @@ namespace fs = std::filesystem;
 namespace
 {
 
+/** Of bootrun, which ends when all that it has started has gone. */
+constexpr Milliseconds goneTime = std::chrono::seconds(30);
 /** Beyond the time for the guest to come up: starting, saving, copying. */
 constexpr Milliseconds extraTime = std::chrono::minutes(5);
 constexpr Milliseconds waitStep{200};
@@ -254,12 +256,12 @@ void runDirtySide(const BootSettings& settings, const JobRequest& request,
                 ends.begin(), ends.end(),
                 [](const std::atomic<bool>* end) { return end->load(); }))
         {
-            process.kill();
+            process.terminate(goneTime);
             throw BootCancelled("the job was cancelled");
         }
         if (deadline.passed())
         {
-            process.kill();
+            process.terminate(goneTime);
             throw BootFailed("timeout", "the boot did not end");
         }
     }

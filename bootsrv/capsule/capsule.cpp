@@ -218,6 +218,14 @@ void addMachine(QemuCommand& to, const CapsuleOptions& options)
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny",
             "-global",
             "driver=cfi.pflash01,property=secure,value=on"});
+    // The firmware needs no network; what it said to one of its own accord
+    // would come from an address that the switch does not allow.
+    for (const char* version : {"IPv4", "IPv6"})
+    {
+        to.add({"-fw_cfg",
+                fmt::format("name=opt/org.tianocore/{}Support,string=no",
+                            version)});
+    }
 }
 
 } // namespace

@@ -231,6 +231,7 @@ TEST_F(SwitchPort, TheSameRootAgainMakesNoAddressGoodAgain)
 {
     see(of(5));
     port().rotate(root, now);
+    now += 3s; // the answer has got out
     see(of(5));
     EXPECT_FALSE(port().isOpen());
     EXPECT_EQ(misses()["used"], 1);
@@ -324,6 +325,18 @@ TEST_F(SwitchPort, TheDrainEnds)
     port().tick(now);
     EXPECT_EQ(fabric.done.back(), "close");
     EXPECT_FALSE(port().nextDue(now));
+}
+
+TEST_F(SwitchPort, TakingTheAnswerIsNoMiss)
+{
+    see(of(1));
+    port().cutByHost(now);
+    see(of(1));
+    EXPECT_EQ(misses()["used"], 0);
+    EXPECT_FALSE(port().isOpen());
+    now += 3s;
+    see(of(1));
+    EXPECT_EQ(misses()["used"], 1);
 }
 
 TEST_F(SwitchPort, LooksAtSoManyGuessesOnly)

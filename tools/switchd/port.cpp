@@ -181,6 +181,10 @@ void PortAgent::frame(const SeenFrame& frame, TimePoint now)
     bool ours = frame.bytes[12] == settings_.etherType >> 8 &&
                 frame.bytes[13] == (settings_.etherType & 0xFF);
     bool leased = lease_ && lease_->address == source;
+    if (!ours && drain_ && drain_->address == source && now < drain_->ends)
+    {
+        return; // it takes its answer; nothing of it comes through
+    }
     if (!leased && !guesses_.take(now))
     {
         missNamed(&Misses::limited, "(too many)", now);
