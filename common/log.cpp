@@ -69,18 +69,30 @@ std::string shellValue(const std::string& value)
     return out + "\"";
 }
 
+constexpr std::string_view messageId = "MESSAGE_ID";
+
+/** The journal has the fields, too; who just reads it sees the message only. */
+std::string lineOf(std::string_view message, const std::vector<Field>& fields,
+                   bool withId)
+{
+    std::string line(message);
+    for (const auto& [name, value] : fields)
+    {
+        if (withId || name != messageId)
+        {
+            line += " ";
+            line += name;
+            line += "=" + shellValue(value);
+        }
+    }
+    return line;
+}
+
 void writeText(Level level, std::string_view message,
                const std::vector<Field>& fields)
 {
-    std::string line = std::string(nameOf(level)) + ": ";
-    line += message;
-    for (const auto& [name, value] : fields)
-    {
-        line += " ";
-        line += name;
-        line += "=" + shellValue(value);
-    }
-    line += "\n";
+    const std::string line = std::string(nameOf(level)) + ": " +
+                             lineOf(message, fields, true) + "\n";
     static std::mutex mutex;
     std::lock_guard lock(mutex);
     std::fwrite(line.data(), 1, line.size(), stderr);
@@ -89,15 +101,15 @@ void writeText(Level level, std::string_view message,
 /** Ours are told from those of other programs; MESSAGE_ID is the journal's. */
 std::string journalName(std::string_view name)
 {
-    return name == "MESSAGE_ID" ? std::string(name)
-                                : "AIRLOCK_" + std::string(name);
+    return name == messageId ? std::string(name)
+                             : "AIRLOCK_" + std::string(name);
 }
 
 void writeJournal(Level level, std::string_view message,
                   const std::vector<Field>& fields)
 {
     std::vector<std::string> texts = {
-        "MESSAGE=" + std::string(message),
+        "MESSAGE=" + lineOf(message, fields, false),
         "PRIORITY=" + std::to_string(static_cast<int>(level))};
     for (const auto& [name, value] : fields)
     {

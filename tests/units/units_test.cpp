@@ -430,6 +430,7 @@ TEST_F(UnitsTest, OneThatIsKilledComesBack)
     for (const std::string& daemon : daemons)
     {
         std::string pid = host.property(daemon, "MainPID");
+        ASSERT_NE(pid, "0") << daemon; // to the shell it means itself
         host.run("kill -KILL " + pid);
         expectAnother(daemon, pid, commandTime);
     }
@@ -444,6 +445,7 @@ TEST_F(UnitsTest, OneThatHangsIsStartedAgain)
         EXPECT_NE(host.property(daemon, "WatchdogTimestampMonotonic"), "0")
             << daemon;
         pids[daemon] = host.property(daemon, "MainPID");
+        ASSERT_NE(pids[daemon], "0") << daemon;
         host.run("kill -STOP " + pids[daemon]);
     }
     for (const std::string& daemon : daemons)
