@@ -25,6 +25,8 @@ constexpr Milliseconds waitStep{200};
 constexpr std::size_t maxLog = 64U << 20;
 constexpr std::uint16_t bootServerPort = 7420;
 constexpr std::uint16_t metricsPort = 9557;
+/** The boot host is asked before all others. */
+constexpr unsigned firstWeight = 10;
 
 constexpr const char* managementBridge = "mgmt";
 constexpr const char* administratorAddress = "10.10.0.1/24";
@@ -167,19 +169,21 @@ void IsolatedRig::waitClean(Milliseconds time,
     }
 }
 
-HostRig& IsolatedRig::startProduction(const DomainCase& domain)
+HostRig& IsolatedRig::startProduction(const DomainCase& domain,
+                                      ProductionCase more)
 {
     BootServerCase server;
     server.name = bootHostName;
     server.host = SwitchedHosts::bootAddress;
     server.port = bootServerPort;
+    server.weight = firstWeight;
     RigSettings settings;
-    settings.servers = {server};
+    settings.servers = std::move(more.others);
+    settings.servers.insert(settings.servers.begin(), server);
     settings.authority = authority_;
-    // A guest in a guest, without hardware help, and two starts of the boot
-    // host around it.
-    settings.reboot = "limit = 1500";
+    settings.reboot = std::move(more.reboot);
     settings.tables =
+        more.tables +
         fmt::format("[metrics]\nlisten = \"{}:{}\"\n",
                     std::string_view(hostManagement)
                         .substr(0, std::string_view(hostManagement).find('/')),

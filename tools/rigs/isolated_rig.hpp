@@ -27,6 +27,17 @@ struct BootHostCase
     unsigned memoryMiB = 1024;
 };
 
+/** What a production host has beside the one boot host. */
+struct ProductionCase
+{
+    /** Boot servers that are processes of it. */
+    std::vector<BootServerCase> others = {};
+    /** Lines for hostd.toml, section reboot. A guest in a guest, without
+     * hardware help, and two starts of the boot host around it, take long. */
+    std::string reboot = "limit = 1500";
+    std::string tables = {}; ///< more tables for hostd.toml
+};
+
 /** A site on this machine: a production host with libvirt and a host agent, a
  * switch with its agent, a boot host that is a capsule with the images as they
  * are shipped, and an administrator, each in a network namespace:
@@ -56,7 +67,8 @@ class IsolatedRig
      * last words when it does not. */
     void waitClean(Milliseconds time, const std::function<void()>& tick = {});
     /** libvirt and the host agent of the production host, with this domain. */
-    HostRig& startProduction(const DomainCase& domain);
+    HostRig& startProduction(const DomainCase& domain,
+                             ProductionCase more = {});
 
     /** What a host agent without libvirt has; to be used on the production
      * host. */
@@ -65,6 +77,8 @@ class IsolatedRig
     SwitchedHosts& net() { return net_; }
     const NetNamespace& administrator() const { return administrator_; }
     HostRig& production() { return *production_; }
+    /** Of the boot host; once it is enrolled. */
+    const capsule::Capsule& capsule() const { return *capsule_; }
     /** The boot host's mode: "clean", "dirty", or "off". */
     std::string mode() const;
     std::filesystem::path console() const;
