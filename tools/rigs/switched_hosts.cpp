@@ -17,6 +17,8 @@ namespace airlock::rig
 namespace
 {
 
+/** Of the cable: a guest's memory comes through before somebody looks. */
+constexpr int room = 512 << 20;
 constexpr Milliseconds startTime = std::chrono::seconds(20);
 constexpr std::size_t maxLog = 16U << 20;
 
@@ -57,7 +59,8 @@ SwitchedHosts::SwitchedHosts(std::filesystem::path directory,
                  "dev", "eth0"});
         productionMac_ = addressOf("eth0");
         own_.insert(productionMac_);
-        prodEnd_ = std::make_unique<CableEnd>("eth0");
+        prodEnd_ =
+            std::make_unique<CableEnd>("eth0", CableEnd::Sees::incoming, room);
     });
 }
 
