@@ -28,7 +28,7 @@ using testing::Not;
 constexpr Milliseconds hostTime = std::chrono::minutes(10);
 constexpr Milliseconds commandTime = std::chrono::minutes(3);
 /** A boot in a guest of a guest, both without KVM. */
-constexpr Milliseconds rebootTime = std::chrono::hours(1);
+constexpr Milliseconds rebootTime = std::chrono::minutes(30);
 constexpr Milliseconds step{1000};
 constexpr std::uint64_t hostMemory = 2ULL << 30;
 
