@@ -2,6 +2,7 @@
 
 #include "common/error.hpp"
 #include "common/file.hpp"
+#include "common/log.hpp"
 #include "common/sha256.hpp"
 #include "devmodel/vm/hand_over.hpp"
 #include "hostagent/agent/guest_clock.hpp"
@@ -13,7 +14,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <map>
+#include <mutex>
 #include <thread>
+#include <utility>
 
 namespace airlock::host
 {
@@ -64,6 +68,16 @@ void removeFrom(ServerPool& servers, const std::string& server,
     {
         // It forgets the job by itself after a time, or is what failed.
     }
+}
+
+/** Whether this VM's last trouble was another one: it comes back every few
+ * seconds, and is told once. */
+bool isNews(const std::string& uuid, const std::string& reason)
+{
+    static std::mutex mutex;
+    static std::map<std::string, std::string> last;
+    const std::lock_guard lock(mutex);
+    return std::exchange(last[uuid], reason) != reason;
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -870,6 +884,16 @@ Cycle::Next Cycle::trouble(const std::exception& error)
     if (lateFor(timeFor(record_.state)))
     {
         return fail(error.what());
+    }
+    if (isNews(record_.uuid,
+               fmt::format("{}: {}", toString(record_.state), error.what())))
+    {
+        log::warning("a VM waits, and it is tried again",
+                     {{"DOMAIN", record_.name},
+                      {"VM_UUID", record_.uuid},
+                      {"STATE", std::string(toString(record_.state))},
+                      {"JOB", record_.jobId},
+                      {"REASON", error.what()}});
     }
     if (record_.state == State::applying)
     {
