@@ -70,7 +70,7 @@ void goBehind(Options& options)
 /** The program as a child: we stay the first process behind the fence, whose
  * end the program cannot outlive, whatever it does, and which it cannot get
  * at. */
-int runProgram(const Options& options)
+int keepProgram(const Options& options)
 {
     ::prctl(PR_SET_DUMPABLE, 0);
     const pid_t child = ::fork();
@@ -143,7 +143,7 @@ int runFenced(int argc, const char* const* argv)
     try
     {
         goBehind(options);
-        return runProgram(options);
+        return keepProgram(options);
     }
     catch (const std::exception& error)
     {

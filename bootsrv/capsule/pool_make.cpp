@@ -64,8 +64,10 @@ void makeStateDirectory(const PoolConfig& config)
         // Other services have theirs beside it.
         fs::permissions(parent, static_cast<fs::perms>(0755));
     }
-    fs::create_directory(config.state);
-    fs::permissions(config.state, fs::perms::owner_all);
+    if (fs::create_directory(config.state))
+    {
+        fs::permissions(config.state, fs::perms::owner_all);
+    }
     giveFile(config.state, config.user);
 }
 

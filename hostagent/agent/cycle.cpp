@@ -70,14 +70,17 @@ void removeFrom(ServerPool& servers, const std::string& server,
     }
 }
 
-/** Whether this VM's last trouble was another one: it comes back every few
- * seconds, and is told once. */
-bool isNews(const std::string& uuid, const std::string& reason)
+/** Whether this VM's last trouble was another one, or one of another stay in a
+ * state: it comes back every few seconds, and is told once. */
+bool isNews(const VmRecord& vm, const std::string& reason)
 {
     static std::mutex mutex;
     static std::map<std::string, std::string> last;
+    const std::string now =
+        fmt::format("{} {} {}", toString(vm.state),
+                    vm.since.time_since_epoch().count(), reason);
     const std::lock_guard lock(mutex);
-    return std::exchange(last[uuid], reason) != reason;
+    return std::exchange(last[vm.uuid], now) != now;
 }
 
 /** Looks at a delta as a whole before any of it is used. */
@@ -885,8 +888,7 @@ Cycle::Next Cycle::trouble(const std::exception& error)
     {
         return fail(error.what());
     }
-    if (isNews(record_.uuid,
-               fmt::format("{}: {}", toString(record_.state), error.what())))
+    if (isNews(record_, error.what()))
     {
         log::warning("a VM waits, and it is tried again",
                      {{"DOMAIN", record_.name},

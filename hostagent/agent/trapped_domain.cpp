@@ -28,13 +28,12 @@ std::string readText(QmpCommands& qmp, const std::string& path,
     return JsonField(value, "qom-get").string();
 }
 
-/** The path is what QEMU says, and a guest may have taken QEMU over: it is to
- * name no file of another domain. libvirt gives each domain that runs a
- * directory ID-NAME for such files. */
-UniqueFd openMemory(const std::filesystem::path& path, int domainId)
+} // namespace
+
+UniqueFd openDomainMemory(const std::filesystem::path& path, int domainId)
 {
     const std::string directory = path.parent_path().filename();
-    if (!path.is_absolute() ||
+    if (!path.is_absolute() || path != path.lexically_normal() ||
         !directory.starts_with(std::to_string(domainId) + "-"))
     {
         throw Refused(fmt::format("memory of domain {}", domainId),
@@ -49,7 +48,7 @@ UniqueFd openMemory(const std::filesystem::path& path, int domainId)
     {
         UniqueFd next(::openat(at.get(), part.c_str(),
                                O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-        if (!next || part == "..")
+        if (!next)
         {
             throwErrno("cannot open " + path.string());
         }
@@ -57,8 +56,6 @@ UniqueFd openMemory(const std::filesystem::path& path, int domainId)
     }
     return openRegularAt(at.get(), path.filename(), O_RDWR);
 }
-
-} // namespace
 
 TrappedDomain::TrappedDomain(Domain& domain, const DomainSpec& spec)
     : domain_(domain), spec_(spec.guest())
@@ -75,7 +72,7 @@ int TrappedDomain::memory()
     {
         std::string backend = readText(domain_, "/machine", "memory-backend");
         std::string path = readText(domain_, backend, "mem-path");
-        memory_ = openMemory(path, domain_.id());
+        memory_ = openDomainMemory(path, domain_.id());
         if (fileSize(memory_.get()) != spec_.memory)
         {
             throw Error(fmt::format(

@@ -5,8 +5,17 @@
 #include "hostagent/domain/domain_spec.hpp"
 #include "hostagent/hypervisor/domain.hpp"
 
+#include <filesystem>
+
 namespace airlock::host
 {
+
+/** Opens the file that QEMU says it has the memory of this domain in, to read
+ * and write. A guest may have taken QEMU over: it is to name no file of another
+ * domain. libvirt gives each domain that runs a directory ID-NAME for such
+ * files; Refused for a file in another one, and for what is no regular file,
+ * SystemError for a path through a symbolic link. */
+UniqueFd openDomainMemory(const std::filesystem::path& path, int domainId);
 
 /** A domain of libvirt as the hand-over sees it. Both must outlive it. */
 class TrappedDomain : public vm::TrappedVm
